@@ -1,0 +1,1 @@
+"""The command line: ``custody drain|where-is|status|ledger ...``. It answers without Airflow."""

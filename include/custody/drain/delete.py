@@ -1,0 +1,152 @@
+"""Delete: let go of a local file, once the gate has been asked with the facts of this moment.
+
+File by file: what the ledger has as proof, what the target states now, what lies on the disk now. Intent, deletion and
+record are three separate durable writes in this order, so that a crash between any two is understood afterwards.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from datetime import timedelta
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+
+from custody import gate
+from custody.digests import FileState, Fixity, Match, read_file
+from custody.drain import markers
+from custody.drain.series import Series, SeriesFile, SeriesState, Work, series_step
+from custody.faults import Fault, FaultKind
+from custody.gate import DeleteFacts, ProvenCopy
+from custody.ledger import CopyState
+from custody.ledger.store import disk_place, now
+from custody.ledger.tables import copy as copy_table
+from custody.ledger.tables import proof
+from custody.publish import fsync_directory
+
+
+@series_step("delete", needs=SeriesState.PROVEN, makes=SeriesState.CLEAN)
+def delete_proven(work: Work) -> None:
+    """Delete every file the gate lets go; a fault names those it keeps. See the module."""
+    series = work.series
+    stated = work.target.look(series.item, [member.name for member in series.files])
+    copies = {member: _copies(work, member, stated[member.name]) for member in series.files}
+    _wait_for_grace(series, [copy for found in copies.values() for copy in found])
+    kept = []
+    for member in series.files:
+        if _is_gone(work, member):
+            continue
+        verdict = gate.may_delete(_facts(series, member, copies[member]))
+        if verdict.allowed:
+            _delete(work, member)
+        else:
+            kept.append(f"{member.name}: {verdict}")
+    fsync_directory(series.directory)
+    if kept:
+        raise _kept_fault(work, kept, stated)
+    (series.directory / markers.CLEAN_OPEN).replace(series.directory / markers.CLEAN)
+    work.detail |= {"files": len(series.files), "size_bytes": series.size_bytes}
+
+
+def _wait_for_grace(series: Series, copies: Sequence[ProvenCopy]) -> None:
+    """A proof must have stood for the configured time; until then the task waits without a worker slot."""
+    grace = timedelta(seconds=series.config.grace_s)
+    until = max((copy.proven_at + grace for copy in copies if copy.proven_at), default=now())
+    if until > now():
+        raise Fault(FaultKind.THROTTLED, series.item, f"its proof is younger than {grace}", until=until)
+
+
+def _facts(series: Series, member: SeriesFile, copies: Sequence[ProvenCopy]) -> DeleteFacts:
+    path, config = series.path(member), series.config
+    assert member.fixity is not None
+    return DeleteFacts(
+        recorded=member.fixity,
+        recorded_state=member.state,
+        found_state=FileState.of_path(path),
+        found=read_file(path).fixity if config.rehash_before_delete else None,
+        rehash=config.rehash_before_delete,
+        copies=copies,
+        asked_at=now(),
+        grace=timedelta(seconds=config.grace_s),
+        on_hold=series.on_hold,
+        draining=markers.is_draining(config.job_dir),
+    )
+
+
+def _copies(work: Work, member: SeriesFile, stated: Fixity | None) -> Sequence[ProvenCopy]:
+    """The copy at the target, with its youngest proof on record."""
+    place = work.target.place(work.series.item, member.name)
+    with work.ledger.read() as connection:
+        row = connection.execute(
+            sa.select(proof.c.compared, proof.c.proven_at)
+            .join(copy_table, copy_table.c.id == proof.c.copy_id)
+            .where(
+                copy_table.c.file_id == member.file_id,
+                copy_table.c.place == place,
+                copy_table.c.state == CopyState.PROVEN,
+            )
+            .order_by(proof.c.id.desc())
+            .limit(1)
+        ).one_or_none()
+    if row is None:
+        return [ProvenCopy(place, None, None, stated)]
+    proven = Fixity(row.compared["size_bytes"], row.compared["digests"])
+    return [ProvenCopy(place, proven, row.proven_at, stated)]
+
+
+def _delete(work: Work, member: SeriesFile) -> None:
+    series = work.series
+    path = series.path(member)
+    markers.append(series.directory / markers.CLEAN_OPEN, f"rm {path}\n")
+    with work.transaction() as connection:
+        work.event(connection, "deleting", member.name, detail={"path": str(path)})
+    work.held.check()
+    path.unlink()
+    with work.transaction() as connection:
+        _release(work, connection, member)
+
+
+def _release(work: Work, connection: Connection, member: SeriesFile) -> None:
+    path = work.series.path(member)
+    assert member.file_id is not None
+    work.ledger.record_copy(connection, member.file_id, disk_place(path), CopyState.RELEASED)
+    work.event(connection, "deleted", member.name, detail={"path": str(path), "size_bytes": member.state.size_bytes})
+
+
+def _is_gone(work: Work, member: SeriesFile) -> bool:
+    """Whether the file was deleted already: by us before a crash (then the record is completed), or by somebody."""
+    path = work.series.path(member)
+    if os.path.lexists(path):
+        return False
+    log = work.series.directory / markers.CLEAN_OPEN
+    intended = log.exists() and f"rm {path}" in log.read_text("utf-8").splitlines()
+    with work.transaction() as connection:
+        if intended:
+            _release(work, connection, member)
+        else:
+            assert member.file_id is not None
+            work.ledger.record_copy(connection, member.file_id, disk_place(path), CopyState.LOST)
+            work.event(connection, "missing", member.name, result=FaultKind.DATA, detail={"path": str(path)})
+    return True
+
+
+def _kept_fault(work: Work, kept: list[str], stated: Mapping[str, Fixity | None]) -> Fault:
+    series = work.series
+    reason = f"{len(kept)} of {len(series.files)} files are kept: {'; '.join(kept[:3])}"
+    if series.on_hold:
+        release = f"custody drain release {series.id}"
+        return Fault(FaultKind.NEEDS_HUMAN, series.item, reason, next_command=release)
+    if not markers.is_draining(series.config.job_dir):
+        switch = f"touch {series.config.job_dir / markers.DRAINME}"
+        return Fault(FaultKind.CANCELLED, series.item, reason, next_command=switch)
+    again = f"{series.next_command} (it sends and proves again what is not stored)"
+    if not all(_stands(member, stated) for member in series.files):
+        return Fault(FaultKind.DATA, series.item, reason, next_command=again)
+    check = f"compare them with `md5sum -c {markers.MANIFEST}` in {series.directory}, then {series.next_command}"
+    return Fault(FaultKind.NEEDS_HUMAN, series.item, reason, next_command=check)
+
+
+def _stands(member: SeriesFile, stated: Mapping[str, Fixity | None]) -> bool:
+    found = stated[member.name]
+    return found is not None and member.fixity is not None and member.fixity.compare(found) is Match.EQUAL

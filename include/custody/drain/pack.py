@@ -1,0 +1,204 @@
+"""Pack: read every file of a series once, then rename them together into the directory of their item.
+
+The one read makes the digests of the manifest and checks that the file is whole. A damaged file goes to quarantine with
+the reason beside it; a file that changed since it was seen stays where it is. What is good is moved by a recorded plan:
+a crash at any point is taken up again and ends in the same item. PACKED is written last.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+
+from custody.digests import FileState, Fixity, Hasher, blocks, reading
+from custody.drain import markers, tables
+from custody.drain.integrity import Damaged, checker_for
+from custody.drain.names import naming
+from custody.drain.series import Series, SeriesFile, SeriesState, Work, series_step, source_key
+from custody.drain.survey import open_for_writing
+from custody.faults import Fault, FaultKind
+from custody.ledger import CopyState
+from custody.ledger.store import disk_place, now
+from custody.publish import PlannedRename, RenamePlan, rename_noclobber
+
+QUARANTINE = "quarantine"
+
+
+@dataclass(frozen=True)
+class _Read:
+    """What the one read of a file told."""
+
+    fixity: Fixity
+    records: int
+
+
+@series_step("pack", needs=SeriesState.PLANNED, makes=SeriesState.PACKED)
+def pack(work: Work) -> None:
+    """Check, hash and move the files of a planned series; see the module."""
+    series = work.series
+    plan = RenamePlan.load(series.private / markers.PLAN_FILE)
+    if plan is None:
+        good = _read_all(work)
+        if not good:
+            work.ends_as = SeriesState.DROPPED
+            return
+        plan = _record_plan(series, good)
+    plan.carry_out()
+    _put_on_record(work, plan)
+    kept = work.reload()
+    size = kept.size_bytes
+    markers.write_packed(series.directory, series.item, len(kept.files), size)
+    work.detail |= {"files": len(kept.files), "size_bytes": size}
+
+
+def _read_all(work: Work) -> dict[SeriesFile, _Read]:
+    """Read every file that is still the one that was planned; the others leave the series."""
+    series = work.series
+    busy = open_for_writing(member.source for member in series.files)
+    good: dict[SeriesFile, _Read] = {}
+    for member in series.files:
+        if not _is_as_planned(member) or member.source in busy:
+            _leave(work, member, "changed since it was seen; a later run looks at it again")
+            continue
+        try:
+            good[member] = _read(work, member)
+        except Damaged as damage:
+            _quarantine(work, member, str(damage))
+    return good
+
+
+def _is_as_planned(member: SeriesFile) -> bool:
+    try:
+        return FileState.of_path(member.source) == member.state
+    except FileNotFoundError:
+        return False
+
+
+def _read(work: Work, member: SeriesFile) -> _Read:
+    """Digests and integrity in one read. Raises Damaged."""
+    warc = naming(work.series.config.warc_naming).parse(member.source.name)
+    checker, records = checker_for(warc.suffix if warc else member.source.suffix)
+    hasher = Hasher()
+    checking = work.series.config.verify_gzip and not (warc and warc.suffix == ".wacz")
+    with reading(member.source) as descriptor:
+        for block in blocks(descriptor):
+            hasher.update(block)
+            if checking:
+                checker.feed(block)
+            work.advance(len(block))
+    if checking:
+        checker.close()
+    return _Read(hasher.fixity(), records.count)
+
+
+def _quarantine(work: Work, member: SeriesFile, reason: str) -> None:
+    """Set a damaged file aside, whole, with the reason beside it. A crash between the two is repeated by the retry."""
+    directory = member.source.parent / QUARANTINE
+    directory.mkdir(exist_ok=True)
+    aside = _free_name(directory / member.source.name)
+    report = {"file": str(member.source), "reason": reason, "found_at": now().isoformat(), "found_by": work.who}
+    markers.write_json(aside.with_name(f"{aside.name}.reason.json"), report)
+    rename_noclobber(member.source, aside)
+    _leave(work, member, reason, what="quarantine")
+
+
+def _free_name(path: Path) -> Path:
+    """The path, or with .1, .2 ... where an earlier file of this name was set aside."""
+    number = 0
+    free = path
+    while free.exists():
+        number += 1
+        free = path.with_name(f"{path.name}.{number}")
+    return free
+
+
+def _leave(work: Work, member: SeriesFile, reason: str, what: str = "leave") -> None:
+    with work.transaction() as connection:
+        connection.execute(sa.delete(tables.series_file).where(tables.series_file.c.id == member.id))
+        work.event(connection, what, member.source.name, result=FaultKind.DATA, detail={"reason": reason})
+    work.detail.setdefault(what, []).append(member.source.name)
+
+
+def _record_plan(series: Series, good: dict[SeriesFile, _Read]) -> RenamePlan:
+    """Write down what goes where, with the digests just made, before anything moves."""
+    names = _names_in_item(series, list(good))
+    renames = [PlannedRename(member.source, series.directory / names[member], member.state) for member in good]
+    facts: dict[str, object] = {
+        "item": series.item,
+        "config": series.config_name,
+        "files": {
+            names[member]: {"digests": dict(read.fixity.digests), "records": read.records}
+            for member, read in good.items()
+        },
+    }
+    if series.directory.exists() and not series.private.exists() and any(series.directory.iterdir()):
+        reason = "is there already and not ours"
+        next_command = f"look at it; move it aside, then {series.next_command}"
+        raise Fault(FaultKind.NEEDS_HUMAN, str(series.directory), reason, next_command=next_command)
+    series.private.mkdir(parents=True, exist_ok=True)
+    plan = RenamePlan(series.private / markers.PLAN_FILE, renames, facts)
+    plan.record()
+    return plan
+
+
+def _names_in_item(series: Series, members: list[SeriesFile]) -> dict[SeriesFile, str]:
+    """The names in the item: short where the configuration asks for it and no two files would share one."""
+    full = {member: member.source.name for member in members}
+    if not series.config.compact_names:
+        return full
+    kind = naming(series.config.warc_naming)
+    parsed = {member: kind.parse(name) for member, name in full.items()}
+    short = {member: warc.compact if warc else full[member] for member, warc in parsed.items()}
+    taken = list(short.values())
+    return {member: full[member] if taken.count(name) > 1 else name for member, name in short.items()}
+
+
+def _put_on_record(work: Work, plan: RenamePlan) -> None:
+    """Tell the ledger where every file is now. Repeating it changes nothing."""
+    facts: Any = plan.facts["files"]
+    members = tables.series_file
+    with work.transaction() as connection:
+        for rename in plan.renames:
+            name = rename.target.name
+            fixity = Fixity(rename.state.size_bytes, facts[name]["digests"])
+            file_id = work.ledger.record_file(connection, name, fixity)
+            work.ledger.record_copy(connection, file_id, disk_place(rename.target), CopyState.PRESENT)
+            connection.execute(
+                sa.update(members)
+                .where(members.c.series_id == work.series.id, members.c.source_key == source_key(rename.source))
+                .values(name=name, file_id=file_id, **fixity.digests)
+            )
+            work.event(connection, "packed", name, detail={"item": work.series.item, "from": str(rename.source)})
+
+
+def names_on_disk(directory: Path) -> list[str]:
+    """Every entry of an item's directory that is not one of our own markers."""
+    own = {
+        markers.PACKED,
+        markers.MANIFEST,
+        markers.BUCKET_OK,
+        markers.TASK,
+        markers.LAUNCH,
+        markers.LAUNCH_OPEN,
+        markers.TOMBSTONE,
+        markers.SUCCESS,
+        markers.CLEAN,
+        markers.CLEAN_OPEN,
+        markers.PRIVATE,
+    }
+    with os.scandir(directory) as entries:
+        names = [entry.name for entry in entries]
+    return sorted(n for n in names if n not in own and not n.endswith(".tombstone") and not n.startswith("."))
+
+
+def strangers(series: Series) -> list[str]:
+    """Files in the directory of a series that do not belong to it: reported, never touched."""
+    expected = {member.name for member in series.files}
+    return [name for name in names_on_disk(series.directory) if name not in expected]
+
+
+__all__ = ["QUARANTINE", "Fault", "pack", "strangers"]

@@ -1,0 +1,252 @@
+"""Look at a crawl disk: which files may be packed, and why the others may not; then plan series from them.
+
+Nothing is touched here. A file is a candidate when its name is of the configured kind, it is a regular file, no program
+has it open for writing, and it has rested long enough. That it is still the same is looked at again when it is packed.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+import time
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from custody.digests import FileState
+from custody.drain import markers
+from custody.drain.config import DrainConfig
+from custody.drain.names import IN_PROGRESS, WarcName, is_portable, item_name, naming
+from custody.drain.plan import Candidate, Limits, PackingPlan, plan_packing
+from custody.drain.series import ROOM, reserve, reserved_sources, take_up, unfinished
+from custody.drain.units import format_size
+from custody.faults import Fault, FaultKind, os_errors_as_faults
+from custody.host import DiskUsage, LocalHost
+from custody.ledger import Ledger
+
+OWN_NAMES = {markers.DRAINME, markers.FINISH_DRAIN, "PACKED.open", "quarantine"}
+
+
+@dataclass(frozen=True)
+class Leftover:
+    """Something in the job directory that is not packed, and why."""
+
+    name: str
+    reason: str
+    size_bytes: int
+
+
+@dataclass(frozen=True)
+class Survey:
+    """What lies in a job directory."""
+
+    candidates: tuple[Candidate, ...] = ()
+    leftovers: tuple[Leftover, ...] = ()
+
+    @property
+    def size_bytes(self) -> int:
+        """All candidates together."""
+        return sum(candidate.size_bytes for candidate in self.candidates)
+
+
+@dataclass(frozen=True)
+class DiskCheck:
+    """Whether a disk can be drained now."""
+
+    draining: bool
+    finishing: bool
+    usage: DiskUsage
+
+
+@dataclass(frozen=True)
+class PlannedSeries:
+    """A series that is planned; ``id`` is None in a dry run."""
+
+    id: int | None
+    item: str
+    names: tuple[str, ...]
+    size_bytes: int
+
+
+@dataclass(frozen=True)
+class Planned:
+    """What a planning run found and decided."""
+
+    survey: Survey
+    resumed: tuple[int, ...] = ()
+    planned: tuple[PlannedSeries, ...] = ()
+    waiting: tuple[str, ...] = ()
+    refused: tuple[Fault, ...] = field(default=(), compare=False)
+
+    @property
+    def series_ids(self) -> list[int]:
+        """All series there is work on, those begun earlier first."""
+        return [*self.resumed, *(series.id for series in self.planned if series.id is not None)]
+
+
+def check_disk(config: DrainConfig) -> DiskCheck:
+    """Look whether the directories are there and on one file system, and whether draining is switched on.
+
+    Faults: CONFIG, naming the directory.
+    """
+    for key, directory in (("job_dir", config.job_dir), ("xfer_dir", config.xfer_dir)):
+        if not directory.is_dir():
+            reason = "is not a directory" if directory.exists() else "is not there: disk not mounted, or a wrong path"
+            raise Fault(FaultKind.CONFIG, f"{key} {directory}", reason, next_command=f"ls -ld {directory}")
+    if config.job_dir.stat().st_dev != config.xfer_dir.stat().st_dev:
+        raise Fault(
+            FaultKind.CONFIG,
+            f"xfer_dir {config.xfer_dir}",
+            f"is on another file system than job_dir {config.job_dir}: packing renames, it does not copy",
+        )
+    return DiskCheck(
+        draining=markers.is_draining(config.job_dir),
+        finishing=markers.is_finishing(config.job_dir),
+        usage=LocalHost().disk_usage(config.job_dir),
+    )
+
+
+def survey(config: DrainConfig, *, now_s: float | None = None) -> Survey:
+    """Look at every entry of the job directory once."""
+    at = time.time() if now_s is None else now_s
+    kind = naming(config.warc_naming)
+    candidates: dict[Path, Candidate] = {}
+    leftovers: list[Leftover] = []
+    with os_errors_as_faults(str(config.job_dir)):
+        entries = sorted(os.scandir(config.job_dir), key=lambda entry: entry.name)
+        for entry in entries:
+            if entry.name in OWN_NAMES:
+                continue
+            try:
+                found = entry.stat(follow_symlinks=False)
+            except FileNotFoundError:
+                continue  # renamed or deleted by the crawler while we looked
+            warc = kind.parse(entry.name)
+            reason = _why_not(entry.name, found, warc, at - config.stable_for_s)
+            if reason or warc is None:
+                leftovers.append(Leftover(_printable(entry.name), reason or "", found.st_size))
+            else:
+                candidates[Path(entry.path)] = Candidate(warc, FileState.of(found))
+    for path in open_for_writing(candidates):
+        candidate = candidates.pop(path)
+        leftovers.append(Leftover(path.name, "a program has it open for writing", candidate.size_bytes))
+    return Survey(tuple(candidates.values()), tuple(leftovers))
+
+
+def _why_not(name: str, found: os.stat_result, warc: WarcName | None, rested_since_s: float) -> str | None:
+    if name.endswith(IN_PROGRESS):
+        return "is in progress by its name"
+    if stat.S_ISLNK(found.st_mode):
+        return "is a symbolic link"
+    if not stat.S_ISREG(found.st_mode):
+        return "is not a regular file"
+    if not is_portable(name):
+        return "has a name that not every system carries unharmed: rename it"
+    if warc is None:
+        return "matches no name pattern of the configuration"
+    if not found.st_size:
+        return "is empty"
+    if found.st_nlink > 1:
+        return "has a second name (hard link)"
+    if found.st_mtime > rested_since_s:
+        return "was written to a moment ago"
+    return None
+
+
+def open_for_writing(paths: Iterable[Path]) -> set[Path]:
+    """Which of these files some process of this machine has open for writing, as far as we may see."""
+    wanted = {}
+    for path in paths:
+        try:
+            found = path.stat()
+        except OSError:
+            continue
+        wanted[found.st_dev, found.st_ino] = path
+    writers = set()
+    for descriptor in Path("/proc").glob("[0-9]*/fd/[0-9]*") if wanted else ():
+        try:
+            found = descriptor.stat()
+            held = wanted.get((found.st_dev, found.st_ino))
+            if held and _opened_to_write(descriptor):
+                writers.add(held)
+        except OSError:
+            continue  # ended meanwhile, or another user's
+    return writers
+
+
+def _opened_to_write(descriptor: Path) -> bool:
+    info = (descriptor.parents[1] / "fdinfo" / descriptor.name).read_text()
+    flags = next(line.split()[1] for line in info.splitlines() if line.startswith("flags:"))
+    return int(flags, 8) & os.O_ACCMODE != os.O_RDONLY
+
+
+def plan_series(ledger: Ledger, config_name: str, config: DrainConfig, *, who: str, dry_run: bool = False) -> Planned:
+    """Survey the disk and reserve series, beside those that an earlier run left unfinished.
+
+    A dry run decides the same and writes nothing.
+    """
+    resumed = tuple(unfinished(ledger, config_name))
+    if not dry_run:
+        take_up(ledger, resumed, config)
+    found = survey(config)
+    taken = reserved_sources(ledger, [config.job_dir / candidate.warc.name for candidate in found.candidates])
+    free = [candidate for candidate in found.candidates if config.job_dir / candidate.warc.name not in taken]
+    packing = _pack(free, config)
+    planned: list[PlannedSeries] = []
+    refused: list[Fault] = []
+    used: set[str] = set()
+    for members in packing.series:
+        try:
+            item = _free_item(config, members, used)
+        except Fault as fault:
+            refused.append(fault)
+            continue
+        used.add(item)
+        names = tuple(member.warc.name for member in members)
+        size = sum(member.size_bytes for member in members)
+        series_id = None
+        if not dry_run:
+            with ledger.begin() as connection:
+                series_id = reserve(connection, config_name, config, item, members)
+                detail = {"files": len(names), "size_bytes": size}
+                ledger.record_event(connection, who=who, room=ROOM, what="plan", subject=item, detail=detail)
+        planned.append(PlannedSeries(series_id, item, names, size))
+    waiting = tuple(candidate.warc.name for candidate in packing.waiting)
+    return Planned(found, resumed, tuple(planned), waiting, tuple(refused))
+
+
+def _pack(free: list[Candidate], config: DrainConfig) -> PackingPlan:
+    flush = markers.is_finishing(config.job_dir)
+    if config.max_wait_s is not None and free:
+        oldest_s = min(candidate.state.mtime_ns for candidate in free) / 1e9
+        flush = flush or time.time() - oldest_s > config.max_wait_s
+    return plan_packing(free, Limits(config.max_size, config.max_files), flush=flush, mix=config.mix_crawls)
+
+
+def _free_item(config: DrainConfig, members: tuple[Candidate, ...], used: set[str]) -> str:
+    """The item's name, with -1, -2 ... where the plain one is taken here already."""
+    plain = item_name(members[0].warc, members[-1].warc, compact=config.compact_names, template=config.item_naming)
+    item, number = plain, 0
+    while item in used or (config.xfer_dir / item).exists():
+        number += 1
+        item = f"{plain}-{number}"
+    return item
+
+
+def _printable(name: str) -> str:
+    return name if name.isprintable() else ascii(name)
+
+
+def describe(planned: Planned) -> list[str]:
+    """What was found and decided, in lines for a log."""
+    found = planned.survey
+    lines = [f"{len(found.candidates)} files may be packed, {format_size(found.size_bytes)}"]
+    lines += [f"goes on: series {series_id}" for series_id in planned.resumed]
+    lines += [f"new: {one.item}, {len(one.names)} files, {format_size(one.size_bytes)}" for one in planned.planned]
+    if planned.waiting:
+        lines.append(f"{len(planned.waiting)} files wait for more (FINISH_DRAIN packs them now)")
+    for reason, count in Counter(leftover.reason for leftover in found.leftovers).items():
+        names = [leftover.name for leftover in found.leftovers if leftover.reason == reason]
+        lines.append(f"not packed, {reason}: {count} ({', '.join(names[:5])}{', …' if count > 5 else ''})")
+    return lines + [f"refused: {fault}" for fault in planned.refused]

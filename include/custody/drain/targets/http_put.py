@@ -1,0 +1,187 @@
+"""Send a file by HTTP PUT in one read, hashing it on the way in a second thread.
+
+The digest that is made here is compared with the manifest's by whoever called: a file that rotted on disk between
+packing and sending is caught before anything is deleted. http.client, because nothing on top of it sends a file at less
+than several times its cost.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import http.client
+import os
+import queue
+import ssl
+import threading
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import TracebackType
+from urllib.parse import urlsplit
+
+from custody.digests import Fixity, Progress, reading
+from custody.drain.targets import Outgoing
+from custody.faults import Fault, FaultKind
+
+BLOCK_BYTES = 1 << 20
+RING_BLOCKS = 4
+MAX_ANSWER_BYTES = 1 << 20
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A server's answer to a request. Header names are lower case."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+
+    @property
+    def etag(self) -> str:
+        """The entity tag without quotes, lower case."""
+        return self.headers.get("etag", "").strip('"').lower()
+
+
+class _RingHasher:
+    """md5 of blocks that are handed over in a ring: while one is hashed the next is read and sent."""
+
+    def __init__(self) -> None:
+        self.free: queue.SimpleQueue[memoryview] = queue.SimpleQueue()
+        for _ in range(RING_BLOCKS):
+            self.free.put(memoryview(bytearray(BLOCK_BYTES)))
+        self._full: queue.SimpleQueue[tuple[memoryview, int] | None] = queue.SimpleQueue()
+        self._md5 = hashlib.md5(usedforsecurity=False)
+        self._thread = threading.Thread(target=self._work, name="md5", daemon=True)
+        self._thread.start()
+
+    def _work(self) -> None:
+        while handed := self._full.get():
+            buffer, count = handed
+            self._md5.update(buffer[:count])
+            self.free.put(buffer)
+
+    def hand_over(self, buffer: memoryview, count: int) -> None:
+        self._full.put((buffer, count))
+
+    def hexdigest(self) -> str:
+        self._full.put(None)
+        self._thread.join()
+        return self._md5.hexdigest()
+
+
+class Sender:
+    """One keep-alive connection to one server; for one thread.
+
+    :param base_url: scheme, host and port; the paths come with each request.
+    :param stall_s: a connection on which nothing moves for so long is given up.
+    """
+
+    def __init__(self, base_url: str, *, stall_s: float = 300.0) -> None:
+        parts = urlsplit(base_url)
+        if parts.scheme not in {"http", "https"} or not parts.hostname:
+            raise Fault(FaultKind.CONFIG, base_url or "endpoint_url", "is no http or https address")
+        self.host = parts.netloc.rpartition("@")[2]
+        if parts.scheme == "https":
+            context = ssl.create_default_context()
+            self._connection: http.client.HTTPConnection = http.client.HTTPSConnection(
+                parts.hostname, parts.port, timeout=stall_s, context=context
+            )
+        else:
+            self._connection = http.client.HTTPConnection(parts.hostname, parts.port, timeout=stall_s)
+
+    def __enter__(self) -> Sender:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._connection.close()
+
+    def put_file(
+        self, path: str, headers: Mapping[str, str], outgoing: Outgoing, progress: Progress | None = None
+    ) -> tuple[Answer, Fixity]:
+        """PUT a file; returns the answer, and size and md5 of what was read and sent.
+
+        The file must still be in the state of its manifest. Faults: DATA where it is not, TRANSIENT where the
+        connection breaks and no answer can be read.
+        """
+        hasher = _RingHasher()
+        sent = 0
+        with reading(outgoing.path) as descriptor:
+            size = os.fstat(descriptor).st_size
+            if size != outgoing.state.size_bytes:
+                raise Fault(FaultKind.DATA, str(outgoing.path), f"has {size} bytes, its manifest says otherwise")
+            try:
+                self._start("PUT", path, {**headers, "Content-Length": str(size)})
+                while sent < size:
+                    buffer = hasher.free.get()
+                    count = os.readv(descriptor, [buffer[: min(BLOCK_BYTES, size - sent)]])
+                    if not count:
+                        raise Fault(FaultKind.DATA, str(outgoing.path), "became shorter while it was sent")
+                    hasher.hand_over(buffer, count)
+                    self._connection.send(buffer[:count])
+                    sent += count
+                    if progress:
+                        progress(count)
+                answer = self._answer()
+            except OSError as error:
+                answer = self._early_answer(error)
+            finally:
+                md5 = hasher.hexdigest()
+        return answer, Fixity(sent, {"md5": md5})
+
+    def request(self, method: str, path: str, headers: Mapping[str, str], body: bytes = b"") -> Answer:
+        """Any small request. Faults: TRANSIENT where the connection breaks."""
+        try:
+            self._start(method, path, {**headers, "Content-Length": str(len(body))})
+            if body:
+                self._connection.send(body)
+            return self._answer()
+        except (OSError, http.client.HTTPException) as error:
+            self._connection.close()
+            raise Fault(FaultKind.TRANSIENT, self.host, f"connection lost ({_words(error)})") from error
+
+    def _start(self, method: str, path: str, headers: Mapping[str, str]) -> None:
+        self._connection.putrequest(method, path, skip_accept_encoding=True)
+        for name, value in headers.items():
+            if name.lower() != "host":
+                self._connection.putheader(name, value)
+        self._connection.endheaders()
+
+    def _answer(self) -> Answer:
+        try:
+            response = self._connection.getresponse()
+            body = response.read(MAX_ANSWER_BYTES)
+        except http.client.HTTPException as error:
+            self._connection.close()
+            raise Fault(FaultKind.TRANSIENT, self.host, f"no proper answer ({_words(error)})") from error
+        if response.will_close or not response.isclosed():
+            self._connection.close()
+        return Answer(response.status, {name.lower(): value for name, value in response.getheaders()}, body)
+
+    def _early_answer(self, error: OSError) -> Answer:
+        """A server that refuses a body may answer and close while we still send: its reason is worth more than ours."""
+        try:
+            if not isinstance(error, TimeoutError):
+                return self._answer()
+        except (OSError, Fault):
+            pass
+        finally:
+            self._connection.close()
+        raise Fault(FaultKind.TRANSIENT, self.host, f"connection lost while sending ({_words(error)})") from error
+
+
+def _words(error: Exception) -> str:
+    return str(error) or type(error).__name__
+
+
+class Stopwatch:
+    """Seconds since it was made."""
+
+    def __init__(self) -> None:
+        self._start = time.monotonic()
+
+    @property
+    def seconds(self) -> float:
+        """How long it has run."""
+        return time.monotonic() - self._start

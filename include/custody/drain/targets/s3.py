@@ -1,0 +1,149 @@
+"""Any S3 server, through the client that the Amazon provider's connection makes.
+
+boto3 signs and lists; the bytes of a file go out by our own sender, signed for an unsigned payload with
+``Content-MD5``: the server refuses a body that is not the packed one, and answers with the md5 it received.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+from urllib.parse import urlsplit
+
+from botocore.auth import S3SigV4Auth
+from botocore.awsrequest import AWSRequest
+from botocore.exceptions import BotoCoreError, ClientError
+
+from custody.digests import Fixity, Hasher, Progress
+from custody.drain.targets import Item, Outgoing, Receipt
+from custody.drain.targets.http_faults import classify, refuse
+from custody.drain.targets.http_put import Sender, Stopwatch
+from custody.faults import Fault, FaultKind
+
+MANIFEST_KEY = "MANIFEST.txt"
+MAX_SINGLE_PUT_BYTES = 5 << 30
+METADATA_LIMIT_BYTES = 2048  # of S3, for all x-amz-meta headers together
+
+
+class _UnsignedPayload(S3SigV4Auth):  # type: ignore[misc]  # botocore is untyped
+    """Signature over the headers only: the body is guarded by Content-MD5, and is read once."""
+
+    def payload(self, request: Any) -> str:
+        return "UNSIGNED-PAYLOAD"
+
+
+class S3Target:
+    """A bucket; every item is a prefix in it.
+
+    :param client: a boto3 S3 client.
+    :param credentials: botocore credentials of the same connection.
+    """
+
+    def __init__(self, client: Any, credentials: Any, bucket: str) -> None:
+        self._client = client
+        self._credentials = credentials
+        self._bucket = bucket
+        self._region = client.meta.region_name or "us-east-1"
+
+    def place(self, item: str, name: str) -> str:
+        """See :class:`Target`."""
+        return f"s3://{self._bucket}/{item}/{name}"
+
+    def url(self, item: str, name: str) -> str:
+        """See :class:`Target`."""
+        parameters = {"Bucket": self._bucket, "Key": f"{item}/{name}"}
+        presigned: str = self._client.generate_presigned_url("get_object", Params=parameters)
+        return presigned.partition("?")[0]
+
+    def create(self, item: Item, manifest: bytes) -> None:
+        """See :class:`Target`. The bucket must be there; the item is made by its MANIFEST.txt."""
+        key = f"{item.identifier}/{MANIFEST_KEY}"
+        with _client_faults(f"s3://{self._bucket}"):
+            self._client.head_bucket(Bucket=self._bucket)
+        with _client_faults(f"s3://{self._bucket}/{key}"):
+            self._client.put_object(
+                Bucket=self._bucket, Key=key, Body=manifest, Metadata=_headers(item), ContentMD5=_md5_base64(manifest)
+            )
+
+    def put(self, item: Item, outgoing: Outgoing, progress: Progress | None = None) -> Receipt:
+        """See :class:`Target`."""
+        place = self.place(item.identifier, outgoing.name)
+        if outgoing.state.size_bytes > MAX_SINGLE_PUT_BYTES:
+            raise Fault(FaultKind.CONFIG, place, "is larger than the 5 GiB of one PUT", next_command="lower max_size")
+        url = self.url(item.identifier, outgoing.name)
+        parts = urlsplit(url)
+        headers = {"Content-MD5": base64.b64encode(bytes.fromhex(outgoing.fixity.digests["md5"])).decode()}
+        request = AWSRequest("PUT", url, headers=headers)
+        _UnsignedPayload(self._credentials, "s3", self._region).add_auth(request)
+        watch = Stopwatch()
+        with Sender(url) as sender:
+            answer, read = sender.put_file(parts.path, dict(request.headers.items()), outgoing, progress)
+        if answer.status not in {200, 201}:
+            raise refuse(answer, place)
+        stated = Fixity(read.size_bytes, _etag_digests(answer.etag))
+        return Receipt(url, read, stated, answer.status, watch.seconds)
+
+    def look(self, item: str, names: Sequence[str]) -> dict[str, Fixity | None]:
+        """See :class:`Target`. One listing of the prefix; an ETag of a multipart upload is no digest."""
+        found: dict[str, Fixity | None] = dict.fromkeys(names)
+        with _client_faults(f"s3://{self._bucket}/{item}/"):
+            pages = self._client.get_paginator("list_objects_v2").paginate(Bucket=self._bucket, Prefix=f"{item}/")
+            for page in pages:
+                for entry in page.get("Contents", ()):
+                    name = entry["Key"].removeprefix(f"{item}/")
+                    if name in found:
+                        found[name] = Fixity(entry["Size"], _etag_digests(entry["ETag"].strip('"').lower()))
+        return found
+
+    def read_back(self, item: str, name: str, progress: Progress | None = None) -> Fixity:
+        """See :class:`Target`."""
+        hasher = Hasher()
+        with _client_faults(self.place(item, name)):
+            body = self._client.get_object(Bucket=self._bucket, Key=f"{item}/{name}")["Body"]
+            while block := body.read(1 << 20):
+                hasher.update(block)
+                if progress:
+                    progress(len(block))
+        return hasher.fixity()
+
+
+@contextmanager
+def _client_faults(subject: str) -> Iterator[None]:
+    """Turn what boto3 raises into faults about ``subject``."""
+    try:
+        yield
+    except ClientError as error:
+        status = error.response["ResponseMetadata"].get("HTTPStatusCode", 0)
+        code = error.response["Error"].get("Code", "")
+        kind = classify(status, code)
+        hint = "check bucket, endpoint and keys of the Airflow connection"
+        next_command = hint if kind in {FaultKind.AUTH, FaultKind.CONFIG} else None
+        raise Fault(kind, subject, f"the server refused it: {status} {code}", next_command=next_command) from error
+    except BotoCoreError as error:
+        raise Fault(FaultKind.TRANSIENT, subject, f"the server does not answer ({error})") from error
+
+
+def _etag_digests(etag: str) -> dict[str, str]:
+    is_md5 = len(etag) == 32 and all(character in "0123456789abcdef" for character in etag)
+    return {"md5": etag} if is_md5 else {}
+
+
+def _md5_base64(content: bytes) -> str:
+    return base64.b64encode(hashlib.md5(content, usedforsecurity=False).digest()).decode()
+
+
+def _headers(item: Item) -> dict[str, str]:
+    """Metadata as S3 takes it: ASCII, within its limit; what does not fit stands in the manifest's item record."""
+    headers: dict[str, str] = {}
+    size = 0
+    for name, value in item.metadata.items():
+        text = ";".join(value) if isinstance(value, list) else value
+        text = text.encode("ascii", "xmlcharrefreplace").decode()
+        size += len(name) + len(text)
+        if size > METADATA_LIMIT_BYTES:
+            break
+        headers[name] = text
+    return headers

@@ -1,0 +1,122 @@
+"""Upload: make the item, then send every file that is not stored there already.
+
+A file is read once more, while it is sent, and three digests must agree: the one it was packed with, the one of the
+bytes that were read now, and the one the server says it received. The server's word is a receipt, not a proof.
+"""
+
+from __future__ import annotations
+
+from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
+from datetime import UTC, datetime
+
+from custody import gate
+from custody.digests import FileState, Fixity, Match
+from custody.drain import markers
+from custody.drain.metadata import describe_item
+from custody.drain.series import Series, SeriesFile, SeriesState, Work, series_step
+from custody.drain.targets import Item, Outgoing, Receipt
+from custody.faults import Fault, FaultKind
+from custody.ledger import CopyState
+from custody.publish import write_atomic
+
+
+@series_step("create_item", needs=SeriesState.LISTED, makes=SeriesState.CREATED)
+def create_item(work: Work) -> None:
+    """Make the item at the target, unless other bytes lie there under its names."""
+    series = work.series
+    _refuse_foreign(work)
+    manifest = (series.directory / markers.MANIFEST).read_bytes()
+    work.target.create(describe_item(series), manifest)
+    write_atomic(series.directory / markers.BUCKET_OK, f"{series.item}\n".encode())
+
+
+def _refuse_foreign(work: Work) -> None:
+    series = work.series
+    there = work.target.look(series.item, [member.name for member in series.files])
+    for member in series.files:
+        verdict = gate.may_overwrite(_fixity(series, member), there[member.name])
+        if not verdict.allowed:
+            raise Fault(
+                FaultKind.NEEDS_HUMAN,
+                work.target.place(series.item, member.name),
+                f"{verdict}; nothing was sent",
+                next_command=f"find out whose it is; to send under another name: custody drain rename-item {series.id}",
+            )
+
+
+@series_step("upload", needs=SeriesState.CREATED, makes=SeriesState.UPLOADED)
+def upload(work: Work) -> None:
+    """Send what is missing, several files at a time; see the module."""
+    series = work.series
+    log = series.directory / markers.LAUNCH_OPEN
+    markers.append(log, f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ} {work.who} sends {series.item}\n")
+    there = work.target.look(series.item, [member.name for member in series.files])
+    missing = [member for member in series.files if not _is_stored(series, member, there[member.name])]
+    item = describe_item(series)
+    with ThreadPoolExecutor(series.config.upload_connections, thread_name_prefix="upload") as pool:
+        sending = [pool.submit(_send, work, item, member) for member in missing]
+        _wait_for_all(sending)
+    _record_sent(work, [member for member in series.files if member not in missing])
+    log.replace(series.directory / markers.LAUNCH)
+    work.detail |= {"sent": len(missing), "was_there": len(series.files) - len(missing)}
+
+
+def _wait_for_all(sending: list[Future[None]]) -> None:
+    """Let running files end; after the first fault start no other, and raise it."""
+    done, waiting = wait(sending, return_when=FIRST_EXCEPTION)
+    for future in waiting:
+        future.cancel()
+    wait(waiting)
+    for future in [*done, *waiting]:
+        if not future.cancelled():
+            future.result()
+
+
+def _is_stored(series: Series, member: SeriesFile, there: Fixity | None) -> bool:
+    return there is not None and _fixity(series, member).compare(there) is Match.EQUAL
+
+
+def _send(work: Work, item: Item, member: SeriesFile) -> None:
+    series = work.series
+    work.held.check()
+    path = series.path(member)
+    expected = _fixity(series, member)
+    if FileState.of_path(path) != member.state:
+        raise Fault(FaultKind.DATA, str(path), "is not the file that was packed; it was not sent")
+    receipt = work.target.put(item, Outgoing(path, member.name, expected, member.state), work.advance)
+    _compare_three(path.name, expected, receipt)
+    _record_sent(work, [member], receipt)
+
+
+def _compare_three(name: str, packed: Fixity, receipt: Receipt) -> None:
+    """Packed = read now = stated by the server. Faults: DATA, saying which of the three is the odd one."""
+    if packed.compare(receipt.read) is not Match.EQUAL:
+        reason = f"its bytes changed on disk: packed {gate.describe(packed)}, read now {gate.describe(receipt.read)}"
+        raise Fault(FaultKind.DATA, name, reason, next_command="check the disk; the file is kept")
+    if receipt.stated.digests and packed.compare(receipt.stated) is not Match.EQUAL:
+        reason = f"the server received {gate.describe(receipt.stated)}, we sent {gate.describe(packed)}"
+        raise Fault(FaultKind.TRANSIENT, name, reason)
+
+
+def _record_sent(work: Work, members: list[SeriesFile], receipt: Receipt | None = None) -> None:
+    series = work.series
+    for member in members:
+        place = work.target.place(series.item, member.name)
+        if receipt:
+            facts = {
+                "response_code": receipt.status,
+                "size_upload_bytes": receipt.read.size_bytes,
+                "total_time_seconds": f"{receipt.duration_s:.3f}",
+                "etag": receipt.stated.digests.get("md5", "-"),
+            }
+            markers.append_task(series.directory, receipt.url, facts)
+        with work.transaction() as connection:
+            assert member.file_id is not None
+            copy_id = work.ledger.record_copy(connection, member.file_id, place, CopyState.SENT)
+            work.event(connection, "sent", member.name, detail={"place": place, "copy": copy_id})
+
+
+def _fixity(series: Series, member: SeriesFile) -> Fixity:
+    if member.fixity is None:
+        raise Fault(FaultKind.DATA, str(series.path(member)), "was never hashed", next_command=series.next_command)
+    return member.fixity

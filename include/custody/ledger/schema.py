@@ -1,0 +1,42 @@
+"""Bringing the ledger's schema up to date (Alembic)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from alembic import command
+from alembic.config import Config
+from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy.engine import Engine
+
+from custody.ledger.store import Ledger
+
+VERSION_TABLE = "custody_version"
+_MIGRATIONS = Path(__file__).parent / "migrations"
+
+
+def _config() -> Config:
+    config = Config()
+    config.set_main_option("script_location", str(_MIGRATIONS))
+    return config
+
+
+def is_current(engine: Engine) -> bool:
+    """Whether the schema is the one this program knows."""
+    head = ScriptDirectory.from_config(_config()).get_current_head()
+    with engine.connect() as connection:
+        context = MigrationContext.configure(connection, opts={"version_table": VERSION_TABLE})
+        return context.get_current_revision() == head
+
+
+def upgrade(url: str) -> Ledger:
+    """Make or migrate the schema and open the ledger; safe to call again and by two at once."""
+    ledger = Ledger(url)
+    config = _config()
+    with ledger.begin() as connection:
+        if connection.dialect.name == "postgresql":
+            connection.exec_driver_sql("SELECT pg_advisory_xact_lock(hashtext('custody ledger upgrade'))")
+        config.attributes["connection"] = connection
+        command.upgrade(config, "head")
+    return Ledger.open(url)
