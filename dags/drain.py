@@ -1,0 +1,90 @@
+"""
+### Drain: empty filling crawler disks into an archive
+
+Packs the finished WARC and ARC files of a crawl disk into items, uploads them, **proves** that the archive stores them,
+and only then deletes them. Files that are still being written are never touched; damaged ones go to `quarantine/`.
+
+| you want to | do this |
+|---|---|
+| drain one disk | trigger with `config` = its name (a file in `include/config/drain/`) |
+| drain all disks | trigger with `config` = `all`, or switch the schedule on |
+| see what would happen | set *Dry run* |
+| pause a disk | remove `DRAINME` from its job directory |
+| finish a crawl | `touch FINISH_DRAIN` in its job directory |
+| know what is stuck | `custody drain status --stuck`, or the page *Custody* |
+| recover after a crash | trigger again: every step finds what was done |
+
+On the command line:
+
+    airflow dags trigger drain --conf '{"config": "wide"}'
+
+Marking a task as success by hand does not move a series on: steps go by what the ledger and the archive say.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from airflow.providers.standard.operators.trigger_dagrun import TriggerDagRunOperator
+from airflow.sdk import TriggerRule, chain, dag, task_group
+
+from custody_airflow.operators.common import RETRY_ARGUMENTS
+from custody_airflow.operators.drain import (
+    CheckDiskOperator,
+    CreateItemOperator,
+    DeleteProvenOperator,
+    EachConfigurationOperator,
+    FinishCrawlOperator,
+    ManifestOperator,
+    PackOperator,
+    PlanSeriesOperator,
+    ProveOperator,
+    ReportOperator,
+    UploadOperator,
+)
+from custody_airflow.params.drain import PARAMS
+from custody_airflow.tags import Tag
+
+BY_SERIES = "{{ series }}"
+
+
+@dag(
+    dag_display_name="Drain",
+    description="Empty filling crawler disks into an archive; nothing is deleted before it is proven stored.",
+    doc_md=__doc__,
+    schedule="@hourly",
+    start_date=datetime(2026, 1, 1),
+    catchup=False,
+    max_active_runs=16,
+    params=PARAMS,
+    tags=[Tag.DRAIN, Tag.DELETES],
+    default_args={"owner": "custody", **RETRY_ARGUMENTS},
+)
+def drain():
+    """Wire the steps."""
+    choose = EachConfigurationOperator(task_id="choose", single="check_disk", each="start_each")
+    start_each = TriggerDagRunOperator.partial(
+        task_id="start_each", trigger_dag_id="drain", map_index_template="{{ task.conf['config'] }}"
+    ).expand(conf=choose.output)
+    check_disk = CheckDiskOperator(task_id="check_disk")
+    plan_series = PlanSeriesOperator(task_id="plan_series")
+
+    @task_group
+    def series(series_id: int):
+        chain(
+            PackOperator(task_id="pack", series_id=series_id, map_index_template=BY_SERIES, pool="custody_disk"),
+            ManifestOperator(task_id="manifest", series_id=series_id, map_index_template=BY_SERIES),
+            CreateItemOperator(task_id="create_item", series_id=series_id, map_index_template=BY_SERIES),
+            UploadOperator(task_id="upload", series_id=series_id, map_index_template=BY_SERIES, pool="custody_upload"),
+            ProveOperator(task_id="prove", series_id=series_id, map_index_template=BY_SERIES),
+            DeleteProvenOperator(task_id="delete", series_id=series_id, map_index_template=BY_SERIES),
+        )
+
+    finish_crawl = FinishCrawlOperator(task_id="finish_crawl", trigger_rule=TriggerRule.ALL_DONE)
+    report = ReportOperator(task_id="report", trigger_rule=TriggerRule.ALL_DONE)
+
+    chain(choose, [start_each, check_disk])
+    chain(check_disk, plan_series, series.expand(series_id=plan_series.output), finish_crawl, report)
+
+
+drain()

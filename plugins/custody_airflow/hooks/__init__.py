@@ -1,0 +1,1 @@
+"""Hooks: Airflow connections become what the domain works with."""

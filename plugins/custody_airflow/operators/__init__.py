@@ -1,0 +1,1 @@
+"""Operators: one module per subsystem, and what they share."""

@@ -1,0 +1,83 @@
+"""What every operator of Custody shares: faults become Airflow's outcomes, in one place.
+
+| fault | outcome |
+|---|---|
+| TRANSIENT, CAPACITY | the attempt fails; Airflow tries again with growing pauses |
+| THROTTLED | the task waits without a worker slot until the time the other side named |
+| CONFLICT, CANCELLED | skipped: somebody else has it, or somebody stopped it |
+| AUTH, DATA, CONFIG, NEEDS_HUMAN | failed at once, no retry; the message ends with the next command |
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from airflow.sdk import BaseOperator, Context
+from airflow.sdk.exceptions import AirflowException, AirflowFailException, AirflowSkipException
+
+from custody.faults import Fault, FaultKind
+
+SHORTEST_DEFERRAL = timedelta(seconds=15)  # below that a trigger can fire before the scheduler has put the task away
+DEFAULT_PAUSE = timedelta(seconds=60)
+
+RETRY_ARGUMENTS: dict[str, Any] = {
+    "retries": 5,
+    "retry_delay": timedelta(seconds=15),
+    "retry_exponential_backoff": 2.0,
+    "max_retry_delay": timedelta(minutes=30),
+}
+"""Defaults of every task: whatever may be deferred needs a retry anyway."""
+
+
+class CustodyOperator(BaseOperator):
+    """An operator whose work raises faults. Subclasses write :meth:`work`."""
+
+    def work(self, context: Context) -> Any:
+        """Do what the task is for; what is returned goes to XCom: ids and counts only."""
+        raise NotImplementedError
+
+    def execute(self, context: Context) -> Any:
+        """Work, and answer a fault as the table above says."""
+        while True:
+            try:
+                return self.work(context)
+            except Fault as fault:
+                self._answer(fault)
+
+    def resume(self, context: Context, event: Any = None) -> Any:
+        """Go on after a deferral; what was done already is found done."""
+        return self.execute(context)
+
+    def _answer(self, fault: Fault) -> None:
+        """Raise what Airflow makes the outcome of; returns after a short throttling that was sat out here."""
+        match fault.kind:
+            case FaultKind.THROTTLED:
+                self._wait_until(fault.until or datetime.now(UTC) + DEFAULT_PAUSE, fault)
+            case FaultKind.CONFLICT | FaultKind.CANCELLED:
+                raise AirflowSkipException(str(fault)) from fault
+            case FaultKind.TRANSIENT | FaultKind.CAPACITY:
+                raise AirflowException(str(fault)) from fault
+            case _:
+                raise AirflowFailException(str(fault)) from fault
+
+    def _wait_until(self, until: datetime, fault: Fault) -> None:
+        from airflow.providers.standard.triggers.temporal import DateTimeTrigger
+
+        left = until - datetime.now(UTC)
+        if left < SHORTEST_DEFERRAL:
+            self.log.info("%s; going on in %.0f s", fault, max(0.0, left.total_seconds()))
+            time.sleep(max(0.0, left.total_seconds()))
+            return
+        spread = timedelta(seconds=random.uniform(0, left.total_seconds() / 10))  # noqa: S311 - jitter, not a secret
+        self.log.info("%s; waiting until %s", fault, until + spread)
+        self.defer(trigger=DateTimeTrigger(moment=until + spread), method_name="resume")
+
+
+def run_of(context: Context) -> str:
+    """Who acts: DAG, run and task, as the ledger's audit names it."""
+    task_instance = context["ti"]
+    mapped = f"[{task_instance.map_index}]" if (task_instance.map_index or -1) >= 0 else ""
+    return f"{task_instance.dag_id}/{task_instance.run_id}/{task_instance.task_id}{mapped}"

@@ -1,0 +1,251 @@
+"""The operators of drain: each is one step of the domain with Airflow around it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+from airflow.sdk import Asset, BaseBranchOperator, Context
+from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
+
+from custody.drain import config as configuration
+from custody.drain import report, survey
+from custody.drain.config import DrainConfig
+from custody.drain.delete import delete_proven
+from custody.drain.manifest import manifest
+from custody.drain.pack import pack
+from custody.drain.prove import prove
+from custody.drain.series import SeriesState, Step, load
+from custody.drain.units import format_size
+from custody.drain.upload import create_item, upload
+from custody.faults import Fault, FaultKind
+from custody.ledger import Ledger
+from custody_airflow.hooks.drain import target_of
+from custody_airflow.hooks.ledger import open_ledger
+from custody_airflow.operators.common import CustodyOperator, run_of
+
+PROVEN_SERIES = Asset("custody-drain-proven-series", uri="x-custody://drain/proven-series")
+ALL = "all"
+NOT_CONFIGURATION = {"config", "dry_run"}
+MAX_SERIES_A_RUN = 1000  # Airflow maps at most 1024 units; the next run takes the rest
+
+
+def configured(context: Context) -> tuple[str, DrainConfig]:
+    """The configuration a run works on: its name, and its values with those of the form in their place.
+
+    Faults: CONFIG; an unknown key of ``--conf`` is one.
+    """
+    refuse_unknown_keys(context)
+    params = dict(context["params"])
+    given = {key: value for key, value in params.items() if value is not None and key not in NOT_CONFIGURATION}
+    name = params.get("config")
+    if name:
+        return name, configuration.load(name, given)
+    config = configuration.parse(given, "the form")
+    return config.crawljob, config
+
+
+def refuse_unknown_keys(context: Context) -> None:
+    """Refuse a misspelt key of ``--conf`` before anything is done. Faults: CONFIG."""
+    known = set(DrainConfig.model_fields) | NOT_CONFIGURATION
+    known |= {field.alias for field in DrainConfig.model_fields.values() if field.alias}
+    unknown = sorted(set(context["params"]) - known)
+    if unknown:
+        reason = f"is not known; known are: {', '.join(sorted(known))}"
+        raise Fault(FaultKind.CONFIG, f"--conf key {unknown[0]!r}", reason)
+
+
+class EachConfigurationOperator(CustodyOperator, BaseBranchOperator):
+    """Decide whether this run works, or only starts one run for each configuration.
+
+    :param single: task that begins the work on one configuration.
+    :param each: mapped task that starts the runs.
+    """
+
+    def __init__(self, *, single: str, each: str, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.single = single
+        self.each = each
+
+    def work(self, context: Context) -> list[dict[str, object]]:
+        """Branch; returns the confs of the runs to start, none where this run works itself."""
+        if context["params"].get("config") != ALL:
+            configured(context)
+            self.do_branch(context, self.single)
+            return []
+        refuse_unknown_keys(context)
+        names = configuration.config_names()
+        self.log.info("one run for each of: %s", ", ".join(names) or "no configuration")
+        self.do_branch(context, self.each)
+        return [{"config": name, "dry_run": context["params"]["dry_run"]} for name in names]
+
+
+class CheckDiskOperator(CustodyOperator):
+    """Look whether the disk is there and draining is switched on; skip the rest where it is off."""
+
+    def work(self, context: Context) -> dict[str, object]:
+        """Check, and say how full the disk is."""
+        name, config = configured(context)
+        disk = survey.check_disk(config)
+        self.log.info(
+            "%s: %s is %.1f %% used, %s free",
+            name,
+            config.job_dir,
+            disk.usage.used_pct,
+            format_size(disk.usage.free_bytes),
+        )
+        if not disk.draining:
+            raise Fault(FaultKind.CANCELLED, name, "not draining", next_command=f"touch {config.job_dir / 'DRAINME'}")
+        return {"used_pct": round(disk.usage.used_pct, 1), "finishing": disk.finishing}
+
+
+class PlanSeriesOperator(CustodyOperator):
+    """Survey the disk, take up what an earlier run left, plan new series. Returns the numbers of the series."""
+
+    def work(self, context: Context) -> list[int]:
+        """Plan; with ``dry_run`` only say what would be done."""
+        name, config = configured(context)
+        dry_run = bool(context["params"]["dry_run"])
+        ledger = open_ledger()
+        planned = survey.plan_series(ledger, name, config, who=run_of(context), dry_run=dry_run)
+        for line in survey.describe(planned):
+            self.log.info("%s%s", "dry run: " if dry_run else "", line)
+        if planned.refused:
+            self.log.warning("%d series could not be named", len(planned.refused))
+        if dry_run:
+            raise AirflowSkipException(f"dry run: {len(planned.planned)} new series, nothing was touched")
+        return planned.series_ids[:MAX_SERIES_A_RUN]
+
+
+class SeriesStepOperator(CustodyOperator):
+    """One step on one series.
+
+    :param series_id: its number in the ledger.
+    """
+
+    template_fields: Sequence[str] = ("series_id",)
+    step: ClassVar[Step]
+    uses_target: ClassVar[bool] = False
+
+    def __init__(self, *, series_id: int, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.series_id = series_id
+
+    def work(self, context: Context) -> dict[str, object]:
+        """Do the step, unless the ledger says that it was done."""
+        ledger = open_ledger()
+        series = load(ledger, int(self.series_id))
+        context["series"] = series.item  # type: ignore[typeddict-unknown-key] # for map_index_template
+        target = target_of(series.config) if self.uses_target else None
+        self.log.info(
+            "%s: %s, %d files, %s", series.item, series.state, len(series.files), format_size(series.size_bytes)
+        )
+        done = type(self).step(ledger, series.id, who=run_of(context), target=target)
+        self.log.info("%s: %s", done.item, done.state)
+        if done.state is SeriesState.DROPPED:
+            raise AirflowSkipException(f"{done.item}: none of its files could be packed; see quarantine")
+        return {"series": done.id, "files": len(done.files), "size_bytes": done.size_bytes}
+
+
+class PackOperator(SeriesStepOperator):
+    """Check, hash and move the files of a series into the directory of its item."""
+
+    step = staticmethod(pack)
+
+
+class ManifestOperator(SeriesStepOperator):
+    """Write the manifest of a packed series."""
+
+    step = staticmethod(manifest)
+
+
+class CreateItemOperator(SeriesStepOperator):
+    """Make the item of a series at the target."""
+
+    step = staticmethod(create_item)
+    uses_target = True
+
+
+class UploadOperator(SeriesStepOperator):
+    """Send the files of a series that are not stored yet."""
+
+    step = staticmethod(upload)
+    uses_target = True
+
+
+class ProveOperator(SeriesStepOperator):
+    """Compare what the target stores with the manifest; a proven series is an asset event."""
+
+    step = staticmethod(prove)
+    uses_target = True
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(outlets=[PROVEN_SERIES], **kwargs)
+
+    def work(self, context: Context) -> dict[str, object]:
+        """Prove, and tell whoever waits for a proven series."""
+        result = super().work(context)
+        context["outlet_events"][PROVEN_SERIES].extra = {**result, "item": context["series"]}  # type: ignore[typeddict-item]
+        return result
+
+
+class DeleteProvenOperator(SeriesStepOperator):
+    """Delete the local files of a proven series, as far as the gate lets them go."""
+
+    step = staticmethod(delete_proven)
+    uses_target = True
+
+
+class FinishCrawlOperator(CustodyOperator):
+    """See whether a crawl whose end was announced (FINISH_DRAIN) is drained."""
+
+    def work(self, context: Context) -> dict[str, object]:
+        """Look at ledger and disk."""
+        name, config, ledger = _single(context)
+        finish = report.finish_crawl(ledger, name, config)
+        if not finish.finishing:
+            raise AirflowSkipException(f"{name}: the crawl goes on (no FINISH_DRAIN)")
+        left = f"{finish.left_series} series, {finish.left_files} files left"
+        self.log.info("%s: %s", name, "drained, 0 left" if finish.is_drained else left)
+        return {"drained": finish.is_drained, "left_series": finish.left_series, "left_files": finish.left_files}
+
+
+class ReportOperator(CustodyOperator):
+    """Say what became of every series, and fail the run where one is stuck: partial is never shown as success."""
+
+    def work(self, context: Context) -> dict[str, int]:
+        """Report from the ledger."""
+        name, config, ledger = _single(context)
+        for state, (series, files, size) in sorted(report.totals(ledger, name).items()):
+            self.log.info("%s: %d series, %d files, %s", state, series, files, format_size(size))
+        damaged = report.quarantined(config)
+        for path in damaged:
+            self.log.warning("in quarantine: %s", path)
+        stuck = report.list_series(ledger, name, stuck_only=True)
+        for line in stuck:
+            self.log.error("series %d, %s: %s", line.id, line.state, line.fault)
+        broken = _failed_tasks(context)
+        if stuck or broken:
+            raise AirflowFailException(
+                f"{name}: {len(stuck)} series stuck, {len(broken)} tasks failed ({', '.join(broken[:5])}). "
+                f"Next: custody drain status {name} --stuck"
+            )
+        return {"stuck": len(stuck), "quarantined": len(damaged)}
+
+
+def _single(context: Context) -> tuple[str, DrainConfig, Ledger]:
+    """Name, configuration and ledger of a run; a run that only started others, or a dry one, has no more to do."""
+    if context["params"].get("config") == ALL:
+        raise AirflowSkipException("every configuration reports in its own run")
+    if context["params"]["dry_run"]:
+        raise AirflowSkipException("dry run: nothing to report")
+    name, config = configured(context)
+    return name, config, open_ledger()
+
+
+def _failed_tasks(context: Context) -> list[str]:
+    """Tasks of this run that failed, as Airflow knows them."""
+    task_instance = context["ti"]
+    states = task_instance.get_task_states(dag_id=task_instance.dag_id, run_ids=[task_instance.run_id])
+    found = states.get(task_instance.run_id, {})
+    return sorted(task for task, state in found.items() if state in {"failed", "upstream_failed"})

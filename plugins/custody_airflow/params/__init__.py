@@ -1,0 +1,1 @@
+"""The trigger forms: one module per subsystem."""

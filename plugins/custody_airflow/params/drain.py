@@ -1,0 +1,59 @@
+"""The trigger form of drain."""
+
+from __future__ import annotations
+
+from airflow.sdk import Param
+
+_REPLACE = "Instead of the configuration"
+_TARGET = "Where to"
+_SAFETY = "Safety"
+
+
+def _text(title: str, description: str, section: str, **schema: object) -> Param:
+    return Param(None, type=["null", "string"], title=title, description=description, section=section, **schema)
+
+
+PARAMS = {
+    "config": Param(
+        "all",
+        type=["null", "string"],
+        title="Configuration",
+        description="Name of a file in include/config/drain/ (without .yml); `all` starts one run for each; empty: the "
+        "values below are the whole configuration.",
+        examples=["all", "wide"],
+    ),
+    "dry_run": Param(
+        False,
+        type="boolean",
+        title="Dry run",
+        description="Survey and plan, say in the log of plan_series what would be done, and touch nothing.",
+    ),
+    "crawljob": _text("Crawl job", "Name of the crawl.", _REPLACE, pattern="^[-_A-Za-z0-9]+$"),
+    "job_dir": _text(
+        "Job directory", "Where the crawler writes its WARC files.", _REPLACE, examples=["/1/crawling/wide/warcs"]
+    ),
+    "xfer_dir": _text(
+        "Transfer directory", "Where series are packed; same file system.", _REPLACE, examples=["/1/incoming/wide"]
+    ),
+    "max_size": _text("Size of an item", "With a unit: 10GiB, 400MB.", _REPLACE, examples=["10GiB"]),
+    "WARC_naming": _text(
+        "File names", "1, 2, heritrix3, zeno, warcprox, browsertrix, or a pattern of {fields}.", _REPLACE
+    ),
+    "target": _text("Target", "Which way the files go.", _TARGET, enum=[None, "s3", "ias3", "thumper"]),
+    "bucket": _text("Bucket", "For target s3.", _TARGET),
+    "connection": _text("Connection", "Airflow connection of the target.", _TARGET, examples=["custody_s3"]),
+    "proof": _text(
+        "Proof",
+        "The keeper's own listing, or every byte read back and hashed.",
+        _SAFETY,
+        enum=[None, "listing", "readback"],
+    ),
+    "grace_s": Param(
+        None,
+        type=["null", "integer"],
+        minimum=0,
+        title="Grace (seconds)",
+        description="How long a proof must have stood before the local file is deleted.",
+        section=_SAFETY,
+    ),
+}
