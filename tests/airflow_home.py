@@ -12,15 +12,12 @@ ROOT = Path(__file__).parents[1]
 HOME = Path(tempfile.mkdtemp(prefix="custody-airflow-"))
 atexit.register(shutil.rmtree, HOME, ignore_errors=True)
 
-for name in [
-    name
-    for name in os.environ
-    if name.startswith(("AIRFLOW", "CUSTODY_"))
-    and name not in {"CUSTODY_REQUIRE_SERVICES", "CUSTODY_VENV", "CUSTODY_ROOT"}
-]:
+KEPT = {"CUSTODY_REQUIRE_SERVICES", "CUSTODY_VENV", "CUSTODY_ROOT"}
+for name in [name for name in os.environ if name.startswith(("AIRFLOW", "CUSTODY_")) and name not in KEPT]:
     del os.environ[name]
 os.environ |= {
     "AIRFLOW_HOME": str(HOME),
+    "PYTHONPATH": os.pathsep.join(str(ROOT / floor) for floor in ("include", "plugins", "dags")),
     "AIRFLOW__CORE__DAGS_FOLDER": str(ROOT / "dags"),
     "AIRFLOW__CORE__PLUGINS_FOLDER": str(ROOT / "plugins"),
     "AIRFLOW__CORE__LOAD_EXAMPLES": "False",

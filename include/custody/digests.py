@@ -80,11 +80,13 @@ class Fixity:
     def compare(self, other: Fixity) -> Match:
         """Compare with what was found elsewhere.
 
-        EQUAL needs equal sizes and at least one digest that both know; sizes alone prove nothing.
+        EQUAL needs equal sizes and at least one digest that both know; sizes alone prove nothing, and neither does a
+        digest that is there in name only.
         """
         if self.size_bytes != other.size_bytes:
             return Match.DIFFERENT
-        shared = self.digests.keys() & other.digests.keys()
+        both = self.digests.keys() & other.digests.keys()
+        shared = {name for name in both if self.digests[name] and other.digests[name]}
         if any(self.digests[name] != other.digests[name] for name in shared):
             return Match.DIFFERENT
         return Match.EQUAL if shared else Match.UNVERIFIED

@@ -83,13 +83,13 @@ def may_delete(facts: DeleteFacts) -> Verdict:
     if not facts.draining:
         reasons.append("draining is switched off")
     reasons += _local_reasons(facts)
-    complaints = {copy.place: _copy_complaint(facts, copy) for copy in facts.copies}
-    standing = sum(complaint is None for complaint in complaints.values())
+    complaints = [(copy.place, _copy_complaint(facts, copy)) for copy in facts.copies]
+    standing = {place for place, complaint in complaints if complaint is None}
     needed = max(1, facts.copies_needed)
-    if standing < needed:
+    if len(standing) < needed:
         # where enough copies stand, a bad one beside them is the audit's business and does not bind this file
-        reasons += [f"{place}: {complaint}" for place, complaint in complaints.items() if complaint]
-        reasons.append(f"{standing} of {needed} copies are proven")
+        reasons += [f"{place}: {complaint}" for place, complaint in complaints if complaint and place not in standing]
+        reasons.append(f"{len(standing)} of {needed} copies are proven")
     return Verdict(tuple(reasons))
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -58,12 +57,10 @@ class DrainSite:
 
 
 def dag_of(dag_id: str) -> Any:
-    """A DAG of the project, parsed once."""
+    """A DAG of the project, parsed anew: ``dag.test`` leaves the conf of a run in the params of the object."""
     from airflow.dag_processing.dagbag import DagBag
 
-    if not hasattr(dag_of, "bag"):
-        dag_of.bag = DagBag(os.environ["AIRFLOW__CORE__DAGS_FOLDER"])  # type: ignore[attr-defined]
-    bag = dag_of.bag  # type: ignore[attr-defined]
+    bag = DagBag(os.environ["AIRFLOW__CORE__DAGS_FOLDER"])
     assert not bag.import_errors, bag.import_errors
     return bag.dags[dag_id]
 
@@ -77,14 +74,14 @@ def drain_site(tmp_path: Path, s3_server: RcloneS3, monkeypatch: pytest.MonkeyPa
     monkeypatch.setenv("CUSTODY_CONFIG_DIR", str(tmp_path / "config"))
     monkeypatch.setenv("AIRFLOW_CONN_CUSTODY_S3", s3_server.airflow_connection())
     client_of(s3_server).create_bucket(Bucket=bucket)
-    disk = make_sample_disk(tmp_path / "disk")
+    disk = make_sample_disk(tmp_path / "disk", files_per_crawl=2, file_size_bytes=20_000)
     config = tmp_path / "config" / "drain" / "wide.yml"
     config.parent.mkdir(parents=True)
     content = {
         "crawljob": "wide",
         "job_dir": str(disk.job_dir),
         "xfer_dir": str(disk.xfer_dir),
-        "max_size": "900KB",
+        "max_size": "10MB",
         "WARC_naming": 2,
         "target": "s3",
         "bucket": bucket,
@@ -98,6 +95,3 @@ def client_of(server: RcloneS3) -> Any:
     """A boto3 client of the S3 server."""
     session = boto3.session.Session(server.access_key, server.secret_key, region_name="us-east-1")
     return session.client("s3", endpoint_url=server.endpoint_url, config=Config(s3={"addressing_style": "path"}))
-
-
-__all__ = ["json"]

@@ -2,11 +2,149 @@
 
 from __future__ import annotations
 
+import hashlib
+from pathlib import Path
+from typing import Any
+
 import pytest
+import sqlalchemy as sa
 
-pytestmark = pytest.mark.airflow
+from custody.drain import report, tables
+from custody.ledger.tables import event, proof
+from custody_demo.sample_disk import Fate
+
+pytestmark = [pytest.mark.airflow, pytest.mark.service]
+
+STEPS = ("pack", "manifest", "create_item", "upload", "prove", "delete")
+ALL_GREEN = {f"series.{step}": {"success"} for step in STEPS}
 
 
-def test_probe(airflow_db, drain_site):
+def tree(root: Path) -> dict[str, str]:
+    """Every file below a directory by its digest."""
+    return {
+        str(path.relative_to(root)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(root.rglob("*"))
+        if path.is_file() and not path.is_symlink()
+    }
+
+
+def warcs(root: Path) -> set[str]:
+    return {path.name for path in root.rglob("*.warc.gz")}
+
+
+def stored(site: Any) -> dict[str, str]:
+    """Every object of the bucket, as the server's own folder shows it."""
+    folder = site.store.folder / site.bucket
+    return {path.name: hashlib.md5(path.read_bytes()).hexdigest() for path in folder.rglob("*.warc.gz")}
+
+
+def rows(site: Any, table: sa.Table) -> int:
+    with site.ledger.read() as connection:
+        return int(connection.scalar(sa.select(sa.func.count()).select_from(table)) or 0)
+
+
+def test_a_disk_is_drained_and_a_second_run_does_nothing(airflow_db: None, drain_site: Any) -> None:
     run = drain_site.run({"config": "wide"})
     assert run.state == "success"
+    assert drain_site.states(run).items() >= ALL_GREEN.items()
+    drained = {file.name: file.md5 for file in drain_site.disk.of(Fate.DRAINED)}
+    assert stored(drain_site) == drained
+    assert not warcs(drain_site.disk.root) & set(drained)
+    for fate in (Fate.OPEN, Fate.UNMATCHED):
+        for file in drain_site.disk.of(fate):
+            assert file.path.exists()
+    for file in drain_site.disk.of(Fate.CUT):
+        aside = drain_site.disk.job_dir / "quarantine" / file.name
+        assert hashlib.md5(aside.read_bytes()).hexdigest() == file.md5
+    before = tree(drain_site.disk.root), rows(drain_site, event), rows(drain_site, proof)
+
+    again = drain_site.run({"config": "wide"})
+    assert again.state == "success"
+    assert (tree(drain_site.disk.root), rows(drain_site, event), rows(drain_site, proof)) == before
+
+
+@pytest.mark.parametrize("by_hand", ["upload", "prove", "pack|manifest|create_item|upload|prove"])
+def test_a_task_marked_as_success_by_hand_deletes_nothing(airflow_db: None, drain_site: Any, by_hand: str) -> None:
+    before = {file.md5 for file in drain_site.disk.files}
+    run = drain_site.run({"config": "wide"}, mark_success_pattern=rf"series\.({by_hand})$")
+    assert run.state == "failed"
+    assert drain_site.states(run)["series.delete"] <= {"failed", "upstream_failed"}
+    now = {hashlib.md5(path.read_bytes()).hexdigest() for path in drain_site.disk.root.rglob("*.warc.gz*")}
+    assert before <= now
+    with drain_site.ledger.read() as connection:
+        assert not connection.scalar(sa.select(sa.func.count()).where(event.c.what == "deleted"))
+    assert any(
+        "whatever the task before is marked as" in (line.fault or "") for line in report.list_series(drain_site.ledger)
+    )
+
+    assert drain_site.run({"config": "wide"}).state == "success"
+    assert stored(drain_site) == {file.name: file.md5 for file in drain_site.disk.of(Fate.DRAINED)}
+
+
+def test_without_drainme_nothing_is_touched(airflow_db: None, drain_site: Any) -> None:
+    (drain_site.disk.job_dir / "DRAINME").unlink()
+    before = tree(drain_site.disk.root)
+    run = drain_site.run({"config": "wide"})
+    assert run.state == "success"
+    assert drain_site.states(run)["check_disk"] == {"skipped"}
+    assert tree(drain_site.disk.root) == before
+    assert rows(drain_site, tables.series) == 0
+
+
+def test_a_dry_run_writes_nothing(airflow_db: None, drain_site: Any) -> None:
+    before = tree(drain_site.disk.root)
+    run = drain_site.run({"config": "wide", "dry_run": True})
+    assert run.state == "success"
+    assert tree(drain_site.disk.root) == before
+    assert rows(drain_site, tables.series) == rows(drain_site, event) == 0
+
+
+def test_an_unknown_key_is_refused_by_the_first_task(
+    airflow_db: None, drain_site: Any, capfd: pytest.CaptureFixture[str]
+) -> None:
+    run = drain_site.run({"config": "wide", "max_sise": "1GB"})
+    assert run.state == "failed"
+    assert drain_site.states(run)["choose"] == {"failed"}
+    assert "--conf key 'max_sise': is not known; known are: " in capfd.readouterr().out
+
+
+def test_a_wrong_secret_fails_at_once_keeps_everything_and_is_not_printed(
+    airflow_db: None, drain_site: Any, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    secret = "Wr0ngSecretThatMustNotBeSeen"
+    monkeypatch.setenv(
+        "AIRFLOW_CONN_CUSTODY_S3", drain_site.store.airflow_connection().replace(drain_site.store.secret_key, secret)
+    )
+    run = drain_site.run({"config": "wide"})
+    assert run.state == "failed"
+    printed = capfd.readouterr()
+    assert "check bucket, endpoint and keys of the Airflow connection" in printed.out
+    assert secret not in printed.out + printed.err
+    assert {line.fault_kind for line in report.list_series(drain_site.ledger)} == {"auth"}
+    kept = {hashlib.md5(path.read_bytes()).hexdigest() for path in drain_site.disk.root.rglob("*.warc.gz*")}
+    assert {file.md5 for file in drain_site.disk.files} <= kept
+
+
+def test_the_form_alone_can_be_a_configuration(airflow_db: None, drain_site: Any) -> None:
+    conf = {
+        "config": None,
+        "crawljob": "wide",
+        "job_dir": str(drain_site.disk.job_dir),
+        "xfer_dir": str(drain_site.disk.xfer_dir),
+        "max_size": "10MB",
+        "target": "s3",
+        "bucket": drain_site.bucket,
+        "proof": "readback",
+    }
+    run = drain_site.run(conf)
+    assert run.state == "success"
+    with drain_site.ledger.read() as connection:
+        assert set(connection.scalars(sa.select(proof.c.kind))) == {"readback"}
+
+
+def test_xcom_carries_ids_and_counts(airflow_db: None, drain_site: Any) -> None:
+    run = drain_site.run({"config": "wide"})
+    for instance in run.get_task_instances():
+        value = instance.xcom_pull(task_ids=instance.task_id, map_indexes=instance.map_index)
+        assert len(str(value)) < 10_000
+        assert ".warc" not in str(value)

@@ -105,6 +105,8 @@ class DrainConfig(BaseModel):
     connection: str = Field("custody_s3", description="Airflow connection of the target")
     bucket: str | None = Field(None, description="for target s3")
     queue: str | None = Field(None, description="Celery queue of the machine that owns the disk")
+    pool: str | None = Field(None, description="Airflow pool of its tasks")
+    executor: str | None = Field(None, description="Airflow executor of its tasks, where there are several")
     max_files: int = Field(500, ge=1, le=10_000)
     stable_for_s: int = Field(60, ge=0)
     max_wait_s: int | None = Field(None, ge=0)
