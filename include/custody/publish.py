@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import fcntl
 import json
 import os
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -33,24 +35,39 @@ def fsync_directory(directory: Path) -> None:
 
 
 def write_atomic(path: Path, content: bytes, *, mode: int = 0o644) -> None:
-    """Write a small file so that readers see the old content or the new one, never a part.
+    """Write a small file so that readers see the old content or the new one, never a part; several may write at once.
 
     Faults by the OS error; nothing is left behind except, after a kill, a hidden ``.NAME.tmp`` that the next
     write of the same file takes over.
     """
     temporary = path.with_name(f".{path.name}.tmp")
     with os_errors_as_faults(str(path)):
-        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, mode)
-        try:
-            with os.fdopen(descriptor, "wb") as stream:
+        with os.fdopen(_open_alone(temporary, mode), "wb") as stream:
+            try:
                 stream.write(content)
                 stream.flush()
                 os.fsync(stream.fileno())
-            temporary.replace(path)
-        except OSError:
-            temporary.unlink(missing_ok=True)
-            raise
+                temporary.replace(path)
+            except OSError:
+                temporary.unlink(missing_ok=True)
+                raise
         fsync_directory(path.parent)
+
+
+def _open_alone(temporary: Path, mode: int) -> int:
+    """Open a temporary file, empty; another writer of the same file waits here until its end."""
+    while True:
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, mode)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            with suppress(FileNotFoundError):
+                if os.path.samestat(os.fstat(descriptor), temporary.lstat()):
+                    os.ftruncate(descriptor, 0)
+                    return descriptor
+        except OSError:
+            os.close(descriptor)
+            raise
+        os.close(descriptor)  # the one we waited for has renamed it
 
 
 def rename_noclobber(source: Path, target: Path) -> None:
@@ -135,21 +152,35 @@ class RenamePlan:
         Faults: CONFLICT where something else lies at a target, DATA where a file is at neither end or is no longer
         the one that was planned. The files that could be moved are moved; none is lost or overwritten.
         """
+        faults = []
         for rename in self.renames:
-            if _is_there(rename.target, rename.state):
-                _drop_second_name(rename)
-                continue
-            if not _is_there(rename.source, rename.state):
-                raise Fault(
-                    FaultKind.DATA,
-                    str(rename.source),
-                    "is gone or changed since the plan to move it was made",
-                    next_command=f"look at it and at {rename.target}, then run again",
-                )
-            rename_noclobber(rename.source, rename.target)
+            try:
+                _move(rename)
+            except Fault as fault:
+                faults.append(fault)
         for directory in {end.parent for rename in self.renames for end in (rename.source, rename.target)}:
-            with os_errors_as_faults(str(directory)):
-                fsync_directory(directory)
+            try:
+                with os_errors_as_faults(str(directory)):
+                    fsync_directory(directory)
+            except Fault as fault:
+                faults.append(fault)
+        if faults:
+            raise faults[0]
+
+
+def _move(rename: PlannedRename) -> None:
+    with os_errors_as_faults(str(rename.source)):
+        if _is_there(rename.target, rename.state):
+            _drop_second_name(rename)
+            return
+        if not _is_there(rename.source, rename.state):
+            raise Fault(
+                FaultKind.DATA,
+                str(rename.source),
+                "is gone or changed since the plan to move it was made",
+                next_command=f"look at it and at {rename.target}, then run again",
+            )
+        rename_noclobber(rename.source, rename.target)
 
 
 def _is_there(path: Path, state: FileState) -> bool:
@@ -161,5 +192,10 @@ def _is_there(path: Path, state: FileState) -> bool:
 
 def _drop_second_name(rename: PlannedRename) -> None:
     """Finish a link-and-unlink rename that a crash cut in two: one inode, two names."""
-    if rename.source != rename.target and _is_there(rename.source, rename.state):
+    if _is_there(rename.source, rename.state) and not _is_one_name(rename.source, rename.target):
         rename.source.unlink()
+
+
+def _is_one_name(source: Path, target: Path) -> bool:
+    """Whether two paths lead to one directory entry, by a symbolic link or a bind mount."""
+    return source.name == target.name and source.parent.samefile(target.parent)

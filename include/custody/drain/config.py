@@ -10,7 +10,7 @@ import re
 from collections.abc import Mapping
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
 import yaml
 from pydantic import (
@@ -20,11 +20,12 @@ from pydantic import (
     Field,
     PlainSerializer,
     ValidationError,
+    ValidationInfo,
     field_validator,
     model_validator,
 )
 
-from custody.drain.names import naming
+from custody.drain.names import check_template, naming
 from custody.drain.units import parse_size
 from custody.faults import Fault, FaultKind
 
@@ -43,6 +44,13 @@ class TargetKind(StrEnum):
     THUMPER = "thumper"
 
 
+class Transfer(StrEnum):
+    """Who runs rsync: the crawler pushes, or the second machine pulls."""
+
+    PUSH = "push"
+    PULL = "pull"
+
+
 class ProofKind(StrEnum):
     """How a copy is proven: by its keeper's own record, or by reading every byte back."""
 
@@ -53,12 +61,16 @@ class ProofKind(StrEnum):
 def _size(value: object) -> object:
     """A bare number is GiB, as in dtmon.yml; a text has a unit."""
     if isinstance(value, bool):
-        return value
+        raise ValueError("is a size, not yes or no")
+    if isinstance(value, str):
+        if value.strip().isdecimal():
+            raise ValueError(f"{value!r} has no unit; write it as {value.strip()}GiB or {value.strip()}B")
+        value = parse_size(value) / GIB
     if isinstance(value, int | float):
         if not 0 < value <= MAX_ITEM_GIB:
-            raise ValueError(f"{value} GiB: an item holds more than 0 and at most {MAX_ITEM_GIB} GiB")
-        return int(value * GIB)
-    return parse_size(value) if isinstance(value, str) else value
+            raise ValueError(f"{value:g} GiB: an item holds more than 0 and at most {MAX_ITEM_GIB} GiB")
+        return max(1, int(value * GIB))
+    return value
 
 
 def _collections(value: object) -> object:
@@ -71,8 +83,37 @@ def _collections(value: object) -> object:
 Size = Annotated[int, BeforeValidator(_size), PlainSerializer(lambda size: f"{size}B", return_type=str)]
 
 
-class DrainConfig(BaseModel):
-    """One crawl disk, and where it is drained to. The upper part is dtmon.yml, the lower part is Custody's own."""
+class Destination(BaseModel):
+    """One place a drain goes to."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    target: TargetKind = TargetKind.IAS3
+    connection: str | None = Field(None, description="Airflow connection; default custody_s3, custody_thumper")
+    bucket: str | None = Field(None, description="for target s3")
+    remote_dir: Path | None = Field(None, description="for target thumper: the directory on the second machine")
+    transfer: Transfer = Transfer.PUSH
+    proof: ProofKind = ProofKind.LISTING
+
+    @model_validator(mode="after")
+    def _is_complete(self) -> Self:
+        if self.target is TargetKind.S3 and not self.bucket:
+            raise ValueError("target s3 needs a bucket")
+        if self.target is TargetKind.THUMPER and not (self.remote_dir and self.remote_dir.is_absolute()):
+            raise ValueError("target thumper needs remote_dir, an absolute path")
+        return self
+
+    @property
+    def connection_id(self) -> str:
+        """The Airflow connection that holds address and keys."""
+        return self.connection or ("custody_thumper" if self.target is TargetKind.THUMPER else "custody_s3")
+
+
+class DrainConfig(Destination):
+    """One crawl disk, and where it is drained to.
+
+    First dtmon.yml's keys, then Custody's own; those of the first (often the only) destination stand among them.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
 
@@ -101,9 +142,9 @@ class DrainConfig(BaseModel):
     verify_gzip: bool = True
     suffix_re: str | None = None
 
-    target: TargetKind = TargetKind.IAS3
-    connection: str = Field("custody_s3", description="Airflow connection of the target")
-    bucket: str | None = Field(None, description="for target s3")
+    also: tuple[Destination, ...] = Field(
+        (), description="further copies that must be proven before anything is deleted"
+    )
     queue: str | None = Field(None, description="Celery queue of the machine that owns the disk")
     pool: str | None = Field(None, description="Airflow pool of its tasks")
     executor: str | None = Field(None, description="Airflow executor of its tasks, where there are several")
@@ -112,7 +153,6 @@ class DrainConfig(BaseModel):
     max_wait_s: int | None = Field(None, ge=0)
     mix_crawls: bool = False
     upload_connections: int = Field(2, ge=1, le=16)
-    proof: ProofKind = ProofKind.LISTING
     grace_s: int = Field(0, ge=0)
     rehash_before_delete: bool = False
     clear_finish_drain: bool = False
@@ -133,6 +173,41 @@ class DrainConfig(BaseModel):
             raise ValueError(fault.reason) from fault
         return value
 
+    @field_validator("item_naming")
+    @classmethod
+    def _legal_items(cls, value: str | None, info: ValidationInfo) -> str | None:
+        if value is not None and "warc_naming" in info.data:
+            try:
+                check_template(value, naming(info.data["warc_naming"]))
+            except Fault as fault:
+                raise ValueError(fault.reason) from fault
+        return value
+
+    @field_validator(
+        "sleep_time", "block_delay", "max_block_count", "retry_delay", "max_files", "stable_for_s", "max_wait_s",
+        "upload_connections", "grace_s",
+        mode="before",
+    )  # fmt: skip
+    @classmethod
+    def _number(cls, value: object) -> object:
+        if isinstance(value, bool):
+            raise ValueError("is a number, not yes or no")
+        return value
+
+    @field_validator("description")
+    @classmethod
+    def _no_relic(cls, value: str) -> str:
+        if "{describe_effort}" in value:
+            raise ValueError("still holds {describe_effort}; the words that are filled in are CRAWLHOST and the like")
+        return value
+
+    @field_validator("collections")
+    @classmethod
+    def _no_empty_collection(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if not all(value):
+            raise ValueError("holds a collection without a name")
+        return value
+
     @field_validator("operator", "title_prefix", "collections")
     @classmethod
     def _no_placeholder(cls, value: str | tuple[str, ...]) -> str | tuple[str, ...]:
@@ -140,11 +215,14 @@ class DrainConfig(BaseModel):
             raise ValueError("still holds the TBD of the example")
         return value
 
+    @property
+    def destinations(self) -> tuple[Destination, ...]:
+        """Every place a series goes to; all must be proven before a file is deleted."""
+        return (self, *self.also)
+
     @model_validator(mode="after")
-    def _target_is_complete(self) -> DrainConfig:
-        if self.target is TargetKind.S3 and not self.bucket:
-            raise ValueError("target s3 needs a bucket")
-        if self.target is TargetKind.IAS3 and not self.collections:
+    def _fits_together(self) -> Self:
+        if any(place.target is TargetKind.IAS3 for place in self.destinations) and not self.collections:
             raise ValueError("target ias3 needs collections")
         if self.job_dir == self.xfer_dir:
             raise ValueError("job_dir and xfer_dir are the same directory")

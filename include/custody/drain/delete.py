@@ -20,7 +20,7 @@ from custody.drain.series import Series, SeriesFile, SeriesState, Work, series_s
 from custody.faults import Fault, FaultKind
 from custody.gate import DeleteFacts, ProvenCopy
 from custody.ledger import CopyState
-from custody.ledger.store import disk_place, now
+from custody.ledger.store import disk_place, now, place_key
 from custody.ledger.tables import copy as copy_table
 from custody.ledger.tables import proof
 from custody.publish import fsync_directory
@@ -30,8 +30,7 @@ from custody.publish import fsync_directory
 def delete_proven(work: Work) -> None:
     """Delete every file the gate lets go; a fault names those it keeps. See the module."""
     series = work.series
-    stated = work.target.look(series.item, [member.name for member in series.files])
-    copies = {member: _copies(work, member, stated[member.name]) for member in series.files}
+    copies = _copies(work)
     _wait_for_grace(series, [copy for found in copies.values() for copy in found])
     kept = []
     for member in series.files:
@@ -44,7 +43,7 @@ def delete_proven(work: Work) -> None:
             kept.append(f"{member.name}: {verdict}")
     fsync_directory(series.directory)
     if kept:
-        raise _kept_fault(work, kept, stated)
+        raise _kept_fault(work, kept, copies)
     (series.directory / markers.CLEAN_OPEN).replace(series.directory / markers.CLEAN)
     work.detail |= {"files": len(series.files), "size_bytes": series.size_bytes}
 
@@ -67,6 +66,7 @@ def _facts(series: Series, member: SeriesFile, copies: Sequence[ProvenCopy]) -> 
         found=read_file(path).fixity if config.rehash_before_delete else None,
         rehash=config.rehash_before_delete,
         copies=copies,
+        copies_needed=len(config.destinations),
         asked_at=now(),
         grace=timedelta(seconds=config.grace_s),
         on_hold=series.on_hold,
@@ -74,25 +74,34 @@ def _facts(series: Series, member: SeriesFile, copies: Sequence[ProvenCopy]) -> 
     )
 
 
-def _copies(work: Work, member: SeriesFile, stated: Fixity | None) -> Sequence[ProvenCopy]:
-    """The copy at the target, with its youngest proof on record."""
-    place = work.target.place(work.series.item, member.name)
+def _copies(work: Work) -> dict[SeriesFile, list[ProvenCopy]]:
+    """For every file its copies at all targets: the youngest proof on record, and what the target states now."""
+    series = work.series
+    copies: dict[SeriesFile, list[ProvenCopy]] = {member: [] for member in series.files}
+    for target in work.targets:
+        stated = target.look(series.item, [member.name for member in series.files])
+        for member, found in copies.items():
+            place = target.place(series.item, member.name)
+            found.append(_proven_copy(work, member, place, stated[member.name]))
+    return copies
+
+
+def _proven_copy(work: Work, member: SeriesFile, place: str, stated: Fixity | None) -> ProvenCopy:
     with work.ledger.read() as connection:
         row = connection.execute(
             sa.select(proof.c.compared, proof.c.proven_at)
             .join(copy_table, copy_table.c.id == proof.c.copy_id)
             .where(
                 copy_table.c.file_id == member.file_id,
-                copy_table.c.place == place,
+                copy_table.c.place_key == place_key(place),
                 copy_table.c.state == CopyState.PROVEN,
             )
             .order_by(proof.c.id.desc())
             .limit(1)
         ).one_or_none()
     if row is None:
-        return [ProvenCopy(place, None, None, stated)]
-    proven = Fixity(row.compared["size_bytes"], row.compared["digests"])
-    return [ProvenCopy(place, proven, row.proven_at, stated)]
+        return ProvenCopy(place, None, None, stated)
+    return ProvenCopy(place, Fixity(row.compared["size_bytes"], row.compared["digests"]), row.proven_at, stated)
 
 
 def _delete(work: Work, member: SeriesFile) -> None:
@@ -131,7 +140,7 @@ def _is_gone(work: Work, member: SeriesFile) -> bool:
     return True
 
 
-def _kept_fault(work: Work, kept: list[str], stated: Mapping[str, Fixity | None]) -> Fault:
+def _kept_fault(work: Work, kept: list[str], copies: Mapping[SeriesFile, list[ProvenCopy]]) -> Fault:
     series = work.series
     reason = f"{len(kept)} of {len(series.files)} files are kept: {'; '.join(kept[:3])}"
     if series.on_hold:
@@ -141,12 +150,13 @@ def _kept_fault(work: Work, kept: list[str], stated: Mapping[str, Fixity | None]
         switch = f"touch {series.config.job_dir / markers.DRAINME}"
         return Fault(FaultKind.CANCELLED, series.item, reason, next_command=switch)
     again = f"{series.next_command} (it sends and proves again what is not stored)"
-    if not all(_stands(member, stated) for member in series.files):
+    if not all(_stands(member, copy) for member, found in copies.items() for copy in found):
         return Fault(FaultKind.DATA, series.item, reason, next_command=again)
     check = f"compare them with `md5sum -c {markers.MANIFEST}` in {series.directory}, then {series.next_command}"
     return Fault(FaultKind.NEEDS_HUMAN, series.item, reason, next_command=check)
 
 
-def _stands(member: SeriesFile, stated: Mapping[str, Fixity | None]) -> bool:
-    found = stated[member.name]
-    return found is not None and member.fixity is not None and member.fixity.compare(found) is Match.EQUAL
+def _stands(member: SeriesFile, copy: ProvenCopy) -> bool:
+    if member.fixity is None or copy.now is None:
+        return False
+    return member.fixity.compare(copy.now) is Match.EQUAL

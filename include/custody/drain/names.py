@@ -8,6 +8,7 @@ lies on a disk is listed, never touched.
 from __future__ import annotations
 
 import re
+import string
 from dataclasses import dataclass
 from functools import cache
 
@@ -26,6 +27,8 @@ NAMINGS = {
 
 SUFFIXES = (".arc", ".arc.gz", ".arc.zst", ".warc", ".warc.gz", ".warc.zst", ".wacz")
 IN_PROGRESS = (".open", ".tmp", ".part", ".bad", ".lock")
+
+MAX_NAME_BYTES = 220
 
 _FIELDS = {
     "prefix": r"[A-Za-z0-9][A-Za-z0-9._=+,@%-]*?",
@@ -112,30 +115,48 @@ def naming(pattern: str) -> Naming:
 
 
 def is_portable(name: str) -> bool:
-    """Whether a file name is safe everywhere it will have to go."""
-    return len(name) <= 255 and _PORTABLE.fullmatch(name) is not None
+    """Whether a file name is safe everywhere it will have to go, with ``.tombstone`` and the like behind it."""
+    return len(name) <= MAX_NAME_BYTES and _PORTABLE.fullmatch(name) is not None
 
 
-def item_name(first: WarcName, last: WarcName, *, compact: bool, template: str | None = None) -> str:
+def item_name(first: WarcName, last: WarcName, *, compact: bool, template: str | None = None, number: int = 0) -> str:
     """The identifier of the item that holds the files from ``first`` to ``last``.
 
+    :param number: tells items apart that would share a name; 0 adds nothing. It follows the time in a compact name.
     Faults: CONFIG where the result is no legal identifier (3 to 100 of ``A-Za-z0-9._-``, first a letter or digit).
     """
-    if template is None:
-        template = "{prefix}-{timestamp14}-{shost}" if compact else "{prefix}-{timestamp}-{serial}-{lastserial}-{shost}"
+    copy = f"-{number}" if number else ""
+    if template is None and compact:
+        template, copy = f"{{prefix}}-{{timestamp14}}{copy}-{{shost}}", ""
+    elif template is None:
+        template = "{prefix}-{timestamp}-{serial}-{lastserial}-{shost}"
     fields = {field: getattr(first, field) for field in (*_FIELDS, "timestamp14", "shost")}
     fields |= {
         f"last{field}": getattr(last, field) for field in ("timestamp", "timestamp14", "serial", "host", "shost")
     }
     try:
-        item = template.format_map(fields).strip("-")
-    except (KeyError, IndexError, ValueError) as error:
+        item = template.format_map(fields).strip("-") + copy
+    except (KeyError, IndexError, ValueError, AttributeError, TypeError) as error:
         known = ", ".join((*_FIELDS, *_DERIVED))
         raise Fault(
             FaultKind.CONFIG, f"item_naming {template!r}", f"cannot be filled ({error}); fields: {known}"
         ) from error
     check_identifier(item)
     return item
+
+
+def check_template(template: str, kind: Naming) -> None:
+    """Refuse an item_naming that file names of this kind cannot fill, or that makes no identifier. Faults: CONFIG."""
+    available = {*kind.fields, *(field for field in _DERIVED if field.removeprefix("last") in kind.fields)}
+    available |= {"timestamp14", "lasttimestamp14"}
+    if "host" in kind.fields:
+        available |= {"shost", "lastshost"}
+    sample = WarcName("", "", **{field: "20260102030405" if field == "timestamp" else "1" for field in kind.fields})
+    item_name(sample, sample, compact=False, template=template)
+    for _, field, _, _ in string.Formatter().parse(template):
+        if field is not None and field not in available:
+            known = ", ".join(sorted(available))
+            raise Fault(FaultKind.CONFIG, f"item_naming {template!r}", f"no {{{field}}} in WARC_naming; known: {known}")
 
 
 def check_identifier(item: str) -> None:

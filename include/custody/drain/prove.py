@@ -12,6 +12,7 @@ from custody.digests import Fixity
 from custody.drain import markers
 from custody.drain.config import ProofKind
 from custody.drain.series import Series, SeriesFile, SeriesState, Work, series_step
+from custody.drain.targets import Target
 from custody.faults import Fault, FaultKind
 from custody.ledger import CopyState
 from custody.ledger.store import now
@@ -19,9 +20,30 @@ from custody.ledger.store import now
 
 @series_step("prove", needs=SeriesState.UPLOADED, makes=SeriesState.PROVEN)
 def prove(work: Work) -> None:
-    """Prove every file of the series, or say which are not; see the module."""
+    """Prove every file of the series at every target, or say which are not; see the module."""
     series = work.series
-    stated = _ask(work)
+    notes: list[dict[str, object]] = []
+    for target, destination in zip(work.targets, series.config.destinations, strict=True):
+        stated = _ask(work, target, destination.proof)
+        _demand_equal(series, target, stated)
+        notes += _record(work, target, destination.proof, stated)
+    markers.write_json(series.private / markers.PROOFS_FILE, notes)
+    urls = {member.name: work.targets[0].url(series.item, member.name) for member in series.files}
+    markers.write_tombstones(series.directory, urls)
+    work.detail |= {"files": len(series.files), "copies": len(work.targets)}
+
+
+def _ask(work: Work, target: Target, kind: ProofKind) -> dict[str, Fixity | None]:
+    series = work.series
+    listed = target.look(series.item, [member.name for member in series.files])
+    if kind is ProofKind.LISTING:
+        return listed
+    return {
+        name: target.read_back(series.item, name, work.advance) if found else None for name, found in listed.items()
+    }
+
+
+def _demand_equal(series: Series, target: Target, stated: dict[str, Fixity | None]) -> None:
     complaints = {}
     for member in series.files:
         assert member.fixity is not None
@@ -29,56 +51,42 @@ def prove(work: Work) -> None:
         if not verdict.allowed:
             complaints[member.name] = str(verdict)
     if complaints:
-        raise _unproven(series, complaints, stated)
-    _record(work, stated)
-    markers.write_tombstones(
-        series.directory, {member.name: work.target.url(series.item, member.name) for member in series.files}
-    )
-    work.detail |= {"files": len(series.files), "kind": series.config.proof}
+        raise _unproven(series, target, complaints, stated)
 
 
-def _ask(work: Work) -> dict[str, Fixity | None]:
+def _unproven(series: Series, target: Target, complaints: dict[str, str], stated: dict[str, Fixity | None]) -> Fault:
+    """Not listed may mean not listed yet, and time may mend it; listed otherwise is for a person."""
+    few = "; ".join(f"{name}: {complaint}" for name, complaint in list(complaints.items())[:3])
+    reason = f"{len(complaints)} of {len(series.files)} files are not proven: {few}"
+    kind = FaultKind.DATA if any(stated[name] for name in complaints) else FaultKind.TRANSIENT
+    next_command = f"{series.next_command} (it sends again what is not stored)"
+    return Fault(kind, target.place(series.item, ""), reason, next_command=next_command)
+
+
+def _record(work: Work, target: Target, kind: ProofKind, stated: dict[str, Fixity | None]) -> list[dict[str, object]]:
     series = work.series
-    listed = work.target.look(series.item, [member.name for member in series.files])
-    if series.config.proof is ProofKind.LISTING:
-        return listed
-    return {
-        name: work.target.read_back(series.item, name, work.advance) if found else None
-        for name, found in listed.items()
-    }
-
-
-def _record(work: Work, stated: dict[str, Fixity | None]) -> None:
-    series = work.series
-    proofs = []
+    notes = []
     with work.transaction() as connection:
         for member in series.files:
             found = stated[member.name]
             assert found is not None and member.file_id is not None
-            place = work.target.place(series.item, member.name)
+            place = target.place(series.item, member.name)
             copy_id = work.ledger.record_copy(connection, member.file_id, place, CopyState.PROVEN)
-            work.ledger.record_proof(connection, copy_id, series.config.proof, found, work.who)
+            work.ledger.record_proof(connection, copy_id, kind, found, work.who)
             work.event(connection, "proved", member.name, detail={"place": place, "stated": gate.describe(found)})
-            proofs.append(_proof_note(work, member, place, found))
-    markers.write_json(series.private / markers.PROOFS_FILE, proofs)
+            notes.append(_note(work, member, place, kind, found))
+    return notes
 
 
-def _proof_note(work: Work, member: SeriesFile, place: str, found: Fixity) -> dict[str, object]:
+def _note(work: Work, member: SeriesFile, place: str, kind: ProofKind, found: Fixity) -> dict[str, object]:
+    """What stands beside the data of a proof: enough to make the ledger's row again."""
     assert member.fixity is not None
     return {
         "name": member.name,
         "place": place,
-        "kind": str(work.series.config.proof),
+        "kind": str(kind),
         "stated": {"size_bytes": found.size_bytes, **found.digests},
         "manifest": {"size_bytes": member.fixity.size_bytes, **member.fixity.digests},
         "proven_at": now().isoformat(),
         "proven_by": work.who,
     }
-
-
-def _unproven(series: Series, complaints: dict[str, str], stated: dict[str, Fixity | None]) -> Fault:
-    """Not listed may mean not listed yet, and time may mend it; listed otherwise is for a person."""
-    few = "; ".join(f"{name}: {complaint}" for name, complaint in list(complaints.items())[:3])
-    reason = f"{len(complaints)} of {len(series.files)} files are not proven: {few}"
-    kind = FaultKind.DATA if any(stated[name] for name in complaints) else FaultKind.TRANSIENT
-    return Fault(kind, series.item, reason, next_command=f"{series.next_command} (it sends again what is not stored)")

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from custody.drain.targets import Target
 
 ROOM = "drain"
+_KEYS_A_QUERY = 1000  # SQLite takes 32766 at most
 
 
 class SeriesState(StrEnum):
@@ -143,11 +144,22 @@ def source_key(path: Path) -> str:
 def reserved_sources(ledger: Ledger, sources: Sequence[Path]) -> set[Path]:
     """Which of these files some unfinished series holds already."""
     keys = {source_key(path): path for path in sources}
+    column = tables.series_file.c.source_key
+    found: set[Path] = set()
+    wanted = list(keys)
     with ledger.read() as connection:
-        found = connection.scalars(
-            sa.select(tables.series_file.c.source_key).where(tables.series_file.c.source_key.in_(list(keys)))
-        )
-        return {keys[key] for key in found}
+        for start in range(0, len(wanted), _KEYS_A_QUERY):
+            some = wanted[start : start + _KEYS_A_QUERY]
+            found |= {keys[key] for key in connection.scalars(sa.select(column).where(column.in_(some)))}
+    return found
+
+
+def is_item_taken(ledger: Ledger, item: str) -> bool:
+    """Whether a series of this name is on record, wherever its directory is by now."""
+    table = tables.series
+    query = sa.select(table.c.id).where(table.c.item == item, table.c.state != SeriesState.DROPPED).limit(1)
+    with ledger.read() as connection:
+        return connection.scalar(query) is not None
 
 
 def unfinished(ledger: Ledger, config_name: str) -> list[int]:
@@ -232,15 +244,9 @@ class Work:
     series: Series
     who: str
     held: lease.Held
-    given_target: Target | None
+    targets: Sequence[Target]
     ends_as: SeriesState
     detail: dict[str, Any] = field(default_factory=dict)
-
-    @property
-    def target(self) -> Target:
-        """Where the series goes; only steps that were given a target may ask."""
-        assert self.given_target is not None
-        return self.given_target
 
     @contextmanager
     def transaction(self) -> Iterator[Connection]:
@@ -275,7 +281,7 @@ class Work:
 class Step(Protocol):
     """A step as its callers see it."""
 
-    def __call__(self, ledger: Ledger, series_id: int, *, who: str, target: Target | None = None) -> Series:
+    def __call__(self, ledger: Ledger, series_id: int, *, who: str, targets: Sequence[Target] = ()) -> Series:
         """Do the step, or find that it was done; returns the series as it is then."""
         ...
 
@@ -290,12 +296,12 @@ def series_step(name: str, *, needs: SeriesState, makes: SeriesState) -> Callabl
 
     def frame(do: Callable[[Work], None]) -> Step:
         @wraps(do)
-        def step(ledger: Ledger, series_id: int, *, who: str, target: Target | None = None) -> Series:
+        def step(ledger: Ledger, series_id: int, *, who: str, targets: Sequence[Target] = ()) -> Series:
             with lease.hold(ledger, f"drain/series/{series_id}") as held:
                 series = load(ledger, series_id)
                 if series.state.rank >= makes.rank:
                     return series
-                work = Work(ledger, series, who, held, target, ends_as=makes)
+                work = Work(ledger, series, who, held, targets, ends_as=makes)
                 try:
                     _require(series, needs, name)
                     do(work)

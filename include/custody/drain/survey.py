@@ -19,7 +19,7 @@ from custody.drain import markers
 from custody.drain.config import DrainConfig
 from custody.drain.names import IN_PROGRESS, WarcName, is_portable, item_name, naming
 from custody.drain.plan import Candidate, Limits, PackingPlan, plan_packing
-from custody.drain.series import ROOM, reserve, reserved_sources, take_up, unfinished
+from custody.drain.series import ROOM, is_item_taken, reserve, reserved_sources, take_up, unfinished
 from custody.drain.units import format_size
 from custody.faults import Fault, FaultKind, os_errors_as_faults
 from custody.host import DiskUsage, LocalHost
@@ -198,7 +198,7 @@ def plan_series(ledger: Ledger, config_name: str, config: DrainConfig, *, who: s
     used: set[str] = set()
     for members in packing.series:
         try:
-            item = _free_item(config, members, used)
+            item = _free_item(ledger, config, members, used)
         except Fault as fault:
             refused.append(fault)
             continue
@@ -224,14 +224,20 @@ def _pack(free: list[Candidate], config: DrainConfig) -> PackingPlan:
     return plan_packing(free, Limits(config.max_size, config.max_files), flush=flush, mix=config.mix_crawls)
 
 
-def _free_item(config: DrainConfig, members: tuple[Candidate, ...], used: set[str]) -> str:
-    """The item's name, with -1, -2 ... where the plain one is taken here already."""
-    plain = item_name(members[0].warc, members[-1].warc, compact=config.compact_names, template=config.item_naming)
-    item, number = plain, 0
-    while item in used or (config.xfer_dir / item).exists():
+def _free_item(ledger: Ledger, config: DrainConfig, members: tuple[Candidate, ...], used: set[str]) -> str:
+    """The item's name, numbered where the plain one is taken: by a directory here, or by a series on record."""
+    number = 0
+    while True:
+        item = item_name(
+            members[0].warc,
+            members[-1].warc,
+            compact=config.compact_names,
+            template=config.item_naming,
+            number=number,
+        )
+        if item not in used and not (config.xfer_dir / item).exists() and not is_item_taken(ledger, item):
+            return item
         number += 1
-        item = f"{plain}-{number}"
-    return item
 
 
 def _printable(name: str) -> str:

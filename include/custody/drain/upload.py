@@ -14,7 +14,7 @@ from custody.digests import FileState, Fixity, Match
 from custody.drain import markers
 from custody.drain.metadata import describe_item
 from custody.drain.series import Series, SeriesFile, SeriesState, Work, series_step
-from custody.drain.targets import Item, Outgoing, Receipt
+from custody.drain.targets import Item, Outgoing, Receipt, Target
 from custody.faults import Fault, FaultKind
 from custody.ledger import CopyState
 from custody.publish import write_atomic
@@ -22,43 +22,50 @@ from custody.publish import write_atomic
 
 @series_step("create_item", needs=SeriesState.LISTED, makes=SeriesState.CREATED)
 def create_item(work: Work) -> None:
-    """Make the item at the target, unless other bytes lie there under its names."""
+    """Make the item at every target, unless other bytes lie there under its names."""
     series = work.series
-    _refuse_foreign(work)
+    item = describe_item(series)
     manifest = (series.directory / markers.MANIFEST).read_bytes()
-    work.target.create(describe_item(series), manifest)
+    for target in work.targets:
+        _refuse_foreign(series, target)
+        target.create(item, manifest)
     write_atomic(series.directory / markers.BUCKET_OK, f"{series.item}\n".encode())
 
 
-def _refuse_foreign(work: Work) -> None:
-    series = work.series
-    there = work.target.look(series.item, [member.name for member in series.files])
+def _refuse_foreign(series: Series, target: Target) -> None:
+    there = target.look(series.item, [member.name for member in series.files])
     for member in series.files:
         verdict = gate.may_overwrite(_fixity(series, member), there[member.name])
         if not verdict.allowed:
-            raise Fault(
-                FaultKind.NEEDS_HUMAN,
-                work.target.place(series.item, member.name),
-                f"{verdict}; nothing was sent",
-                next_command=f"find out whose it is; to send under another name: custody drain rename-item {series.id}",
-            )
+            place = target.place(series.item, member.name)
+            next_command = f"find out whose it is and move it away, then {series.next_command}"
+            raise Fault(FaultKind.NEEDS_HUMAN, place, f"{verdict}; nothing was sent", next_command=next_command)
 
 
 @series_step("upload", needs=SeriesState.CREATED, makes=SeriesState.UPLOADED)
 def upload(work: Work) -> None:
-    """Send what is missing, several files at a time; see the module."""
+    """Send to every target what is missing there, several files at a time; see the module."""
     series = work.series
     log = series.directory / markers.LAUNCH_OPEN
     markers.append(log, f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ} {work.who} sends {series.item}\n")
-    there = work.target.look(series.item, [member.name for member in series.files])
+    work.detail |= {"sent": 0, "was_there": 0}
+    for target in work.targets:
+        _send_missing(work, target)
+    log.replace(series.directory / markers.LAUNCH)
+
+
+def _send_missing(work: Work, target: Target) -> None:
+    series = work.series
+    there = target.look(series.item, [member.name for member in series.files])
     missing = [member for member in series.files if not _is_stored(series, member, there[member.name])]
+    stored = [member for member in series.files if member not in missing]
     item = describe_item(series)
     with ThreadPoolExecutor(series.config.upload_connections, thread_name_prefix="upload") as pool:
-        sending = [pool.submit(_send, work, item, member) for member in missing]
-        _wait_for_all(sending)
-    _record_sent(work, [member for member in series.files if member not in missing])
-    log.replace(series.directory / markers.LAUNCH)
-    work.detail |= {"sent": len(missing), "was_there": len(series.files) - len(missing)}
+        _wait_for_all([pool.submit(_send, work, target, item, member) for member in missing])
+    for member in stored:
+        _record_sent(work, target, member)
+    work.detail["sent"] += len(missing)
+    work.detail["was_there"] += len(stored)
 
 
 def _wait_for_all(sending: list[Future[None]]) -> None:
@@ -76,16 +83,16 @@ def _is_stored(series: Series, member: SeriesFile, there: Fixity | None) -> bool
     return there is not None and _fixity(series, member).compare(there) is Match.EQUAL
 
 
-def _send(work: Work, item: Item, member: SeriesFile) -> None:
+def _send(work: Work, target: Target, item: Item, member: SeriesFile) -> None:
     series = work.series
     work.held.check()
     path = series.path(member)
     expected = _fixity(series, member)
     if FileState.of_path(path) != member.state:
         raise Fault(FaultKind.DATA, str(path), "is not the file that was packed; it was not sent")
-    receipt = work.target.put(item, Outgoing(path, member.name, expected, member.state), work.advance)
+    receipt = target.put(item, Outgoing(path, member.name, expected, member.state), work.advance)
     _compare_three(path.name, expected, receipt)
-    _record_sent(work, [member], receipt)
+    _record_sent(work, target, member, receipt)
 
 
 def _compare_three(name: str, packed: Fixity, receipt: Receipt) -> None:
@@ -98,22 +105,21 @@ def _compare_three(name: str, packed: Fixity, receipt: Receipt) -> None:
         raise Fault(FaultKind.TRANSIENT, name, reason)
 
 
-def _record_sent(work: Work, members: list[SeriesFile], receipt: Receipt | None = None) -> None:
+def _record_sent(work: Work, target: Target, member: SeriesFile, receipt: Receipt | None = None) -> None:
     series = work.series
-    for member in members:
-        place = work.target.place(series.item, member.name)
-        if receipt:
-            facts = {
-                "response_code": receipt.status,
-                "size_upload_bytes": receipt.read.size_bytes,
-                "total_time_seconds": f"{receipt.duration_s:.3f}",
-                "etag": receipt.stated.digests.get("md5", "-"),
-            }
-            markers.append_task(series.directory, receipt.url, facts)
-        with work.transaction() as connection:
-            assert member.file_id is not None
-            copy_id = work.ledger.record_copy(connection, member.file_id, place, CopyState.SENT)
-            work.event(connection, "sent", member.name, detail={"place": place, "copy": copy_id})
+    place = target.place(series.item, member.name)
+    if receipt:
+        facts = {
+            "response_code": receipt.status,
+            "size_upload_bytes": receipt.read.size_bytes,
+            "total_time_seconds": f"{receipt.duration_s:.3f}",
+            "etag": receipt.stated.digests.get("md5", "-"),
+        }
+        markers.append_task(series.directory, receipt.url, facts)
+    with work.transaction() as connection:
+        assert member.file_id is not None
+        work.ledger.record_copy(connection, member.file_id, place, CopyState.SENT)
+        work.event(connection, "sent", member.name, detail={"place": place})
 
 
 def _fixity(series: Series, member: SeriesFile) -> Fixity:

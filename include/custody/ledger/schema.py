@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from alembic import command
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy.engine import Engine
+from sqlalchemy.engine import Connection, Engine
 
 from custody.ledger.store import Ledger
 
@@ -30,13 +32,26 @@ def is_current(engine: Engine) -> bool:
         return context.get_current_revision() == head
 
 
+@contextmanager
+def _alone(connection: Connection) -> Iterator[None]:
+    """Let one process at a time pass; on SQLite the write lock has done so already."""
+    if connection.dialect.name == "postgresql":
+        connection.exec_driver_sql("SELECT pg_advisory_xact_lock(hashtext('custody ledger upgrade'))")
+    if connection.dialect.name not in {"mysql", "mariadb"}:
+        yield
+        return
+    connection.exec_driver_sql("SELECT GET_LOCK('custody ledger upgrade', 600)")
+    try:
+        yield
+    finally:
+        connection.exec_driver_sql("SELECT RELEASE_LOCK('custody ledger upgrade')")
+
+
 def upgrade(url: str) -> Ledger:
     """Make or migrate the schema and open the ledger; safe to call again and by two at once."""
     ledger = Ledger(url)
     config = _config()
-    with ledger.begin() as connection:
-        if connection.dialect.name == "postgresql":
-            connection.exec_driver_sql("SELECT pg_advisory_xact_lock(hashtext('custody ledger upgrade'))")
+    with ledger.begin() as connection, _alone(connection):
         config.attributes["connection"] = connection
         command.upgrade(config, "head")
     return Ledger.open(url)

@@ -161,8 +161,8 @@ class Ledger:
         query = (
             sa.select(file, copy.c.place, copy.c.state, copy.c.since, proof.c.kind, proof.c.proven_at)
             .join(copy, copy.c.file_id == file.c.id)
-            .outerjoin(proof, proof.c.id == youngest)
-            .where(file.c.name.like(name) if "%" in name else file.c.name == name)
+            .outerjoin(proof, sa.and_(proof.c.copy_id == copy.c.id, proof.c.id == youngest))
+            .where(_is_named(name))
             .order_by(file.c.name, file.c.id, copy.c.id)
             .limit(1000)
         )
@@ -190,8 +190,8 @@ def now() -> datetime:
 def identity_of(fixity: Fixity) -> str:
     """The strongest digest known, by which files of one name are told apart."""
     for algorithm in _STRONGEST_FIRST:
-        if algorithm in fixity.digests:
-            return f"{algorithm}:{fixity.digests[algorithm]}"
+        if digest := fixity.digests.get(algorithm):
+            return f"{algorithm}:{digest}"
     raise ValueError("a file goes on record with a digest, never by size alone")
 
 
@@ -218,6 +218,12 @@ def run_name() -> str:
     import getpass
 
     return f"{getpass.getuser()}@{socket.gethostname()}"
+
+
+def _is_named(name: str) -> sa.ColumnElement[bool]:
+    if "%" not in name:
+        return file.c.name == name
+    return file.c.name.like(name.replace("/", "//").replace("_", "/_"), escape="/")
 
 
 def _inserted_id(result: sa.CursorResult[Any]) -> int:
@@ -255,6 +261,7 @@ def _engine(url: str, _process: int) -> Engine:
         cursor.execute("PRAGMA journal_mode=WAL")
         cursor.execute("PRAGMA synchronous=FULL")  # a proof must be on disk before the copy it frees is deleted
         cursor.execute("PRAGMA foreign_keys=ON")
+        cursor.execute("PRAGMA case_sensitive_like=ON")  # as on the other databases
         cursor.close()
 
     return engine

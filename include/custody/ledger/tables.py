@@ -67,7 +67,7 @@ Id = BigInteger().with_variant(Integer, "sqlite")
 
 LONG_NAME = 512
 
-BYTEWISE: dict[str, Any] = {"mysql_charset": "utf8mb4", "mysql_collate": "utf8mb4_bin"}
+BYTEWISE: dict[str, Any] = {"mysql_charset": "utf8mb4", "mysql_collate": "utf8mb4_nopad_bin"}
 """Options of every table: names differ where their bytes differ, on MariaDB too."""
 
 file = Table(

@@ -20,7 +20,7 @@ from custody.drain.units import format_size
 from custody.drain.upload import create_item, upload
 from custody.faults import Fault, FaultKind
 from custody.ledger import Ledger
-from custody_airflow.hooks.drain import target_of
+from custody_airflow.hooks.drain import targets_of
 from custody_airflow.hooks.ledger import open_ledger
 from custody_airflow.operators.common import CustodyOperator, run_of
 
@@ -125,7 +125,7 @@ class SeriesStepOperator(CustodyOperator):
 
     template_fields: Sequence[str] = ("series_id",)
     step: ClassVar[Step]
-    uses_target: ClassVar[bool] = False
+    uses_targets: ClassVar[bool] = False
 
     def __init__(self, *, series_id: int, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -136,11 +136,11 @@ class SeriesStepOperator(CustodyOperator):
         ledger = open_ledger()
         series = load(ledger, int(self.series_id))
         context["series"] = series.item  # type: ignore[typeddict-unknown-key] # for map_index_template
-        target = target_of(series.config) if self.uses_target else None
+        targets = targets_of(series.config) if self.uses_targets else ()
         self.log.info(
             "%s: %s, %d files, %s", series.item, series.state, len(series.files), format_size(series.size_bytes)
         )
-        done = type(self).step(ledger, series.id, who=run_of(context), target=target)
+        done = type(self).step(ledger, series.id, who=run_of(context), targets=targets)
         self.log.info("%s: %s", done.item, done.state)
         if done.state is SeriesState.DROPPED:
             raise AirflowSkipException(f"{done.item}: none of its files could be packed; see quarantine")
@@ -163,21 +163,21 @@ class CreateItemOperator(SeriesStepOperator):
     """Make the item of a series at the target."""
 
     step = staticmethod(create_item)
-    uses_target = True
+    uses_targets = True
 
 
 class UploadOperator(SeriesStepOperator):
     """Send the files of a series that are not stored yet."""
 
     step = staticmethod(upload)
-    uses_target = True
+    uses_targets = True
 
 
 class ProveOperator(SeriesStepOperator):
     """Compare what the target stores with the manifest; a proven series is an asset event."""
 
     step = staticmethod(prove)
-    uses_target = True
+    uses_targets = True
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(outlets=[PROVEN_SERIES], **kwargs)
@@ -193,7 +193,7 @@ class DeleteProvenOperator(SeriesStepOperator):
     """Delete the local files of a proven series, as far as the gate lets them go."""
 
     step = staticmethod(delete_proven)
-    uses_target = True
+    uses_targets = True
 
 
 class FinishCrawlOperator(CustodyOperator):

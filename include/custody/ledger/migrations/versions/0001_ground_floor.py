@@ -24,7 +24,7 @@ def upgrade() -> None:
         sa.Column("detail", sa.JSON(), nullable=False),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_event")),
         mysql_charset="utf8mb4",
-        mysql_collate="utf8mb4_bin",
+        mysql_collate="utf8mb4_nopad_bin",
     )
     op.create_index(op.f("ix_event_room_subject"), "event", ["room", "subject"], unique=False)
     op.create_table(
@@ -40,7 +40,7 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("id", name=op.f("pk_file")),
         sa.UniqueConstraint("name", "identity", name=op.f("uq_file_name_identity")),
         mysql_charset="utf8mb4",
-        mysql_collate="utf8mb4_bin",
+        mysql_collate="utf8mb4_nopad_bin",
     )
     op.create_index(op.f("ix_file_identity"), "file", ["identity"], unique=False)
     op.create_table(
@@ -53,7 +53,7 @@ def upgrade() -> None:
         sa.Column("progress", sa.JSON(), nullable=False),
         sa.PrimaryKeyConstraint("name", name=op.f("pk_lease")),
         mysql_charset="utf8mb4",
-        mysql_collate="utf8mb4_bin",
+        mysql_collate="utf8mb4_nopad_bin",
     )
     op.create_table(
         "copy",
@@ -67,7 +67,7 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("id", name=op.f("pk_copy")),
         sa.UniqueConstraint("file_id", "place_key", name=op.f("uq_copy_file_id_place_key")),
         mysql_charset="utf8mb4",
-        mysql_collate="utf8mb4_bin",
+        mysql_collate="utf8mb4_nopad_bin",
     )
     op.create_index(op.f("ix_copy_place_key"), "copy", ["place_key"], unique=False)
     op.create_table(
@@ -81,6 +81,6 @@ def upgrade() -> None:
         sa.ForeignKeyConstraint(["copy_id"], ["copy.id"], name=op.f("fk_proof_copy_id")),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_proof")),
         mysql_charset="utf8mb4",
-        mysql_collate="utf8mb4_bin",
+        mysql_collate="utf8mb4_nopad_bin",
     )
     op.create_index(op.f("ix_proof_copy_id"), "proof", ["copy_id"], unique=False)

@@ -27,7 +27,7 @@ def upgrade() -> None:
         sa.Column("changed_at", Utc(), nullable=False),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_drain_series")),
         mysql_charset="utf8mb4",
-        mysql_collate="utf8mb4_bin",
+        mysql_collate="utf8mb4_nopad_bin",
     )
     op.create_index(op.f("ix_drain_series_config_state"), "drain_series", ["config", "state"], unique=False)
     op.create_index(op.f("ix_drain_series_item"), "drain_series", ["item"], unique=False)
@@ -51,5 +51,5 @@ def upgrade() -> None:
         sa.UniqueConstraint("series_id", "name", name=op.f("uq_drain_file_series_id_name")),
         sa.UniqueConstraint("source_key", name=op.f("uq_drain_file_source_key")),
         mysql_charset="utf8mb4",
-        mysql_collate="utf8mb4_bin",
+        mysql_collate="utf8mb4_nopad_bin",
     )
