@@ -1,8 +1,8 @@
 """Is this WARC or ARC file whole? Checked in the same read that makes its digests.
 
 Bytes are pushed in as they are read. Compressed members are inflated to their end (their checksums are then compared);
-every record must have a header of its kind, a length, and that many bytes. Where nothing compresses the file, block
-digests (``WARC-Block-Digest``) are compared too, since no checksum of a member protects it. A file that was cut exactly
+every record must have a header of its kind, a length, and that many bytes. Block digests (``WARC-Block-Digest``) are
+compared too except in gzip files, whose members have a checksum; that of a zstd frame is optional. A file that was cut exactly
 between two records cannot be told from a whole one by its own bytes: the number of records is reported for whoever
 knows how many there should be.
 """
@@ -20,10 +20,12 @@ from isal import igzip_lib, isal_zlib
 
 _SLICE_BYTES = 32 << 10
 _MAX_HEADER_BYTES = 1 << 20
-_LENGTH = re.compile(rb"\r?\ncontent-length:[ \t]*([0-9]+)[ \t]*\r?(?:\n|$)", re.IGNORECASE)
+_LENGTH = re.compile(rb"\r?\ncontent-length:[ \t]*([0-9]{1,18})[ \t]*\r?(?:\n|$)", re.IGNORECASE)
 _DIGEST = re.compile(rb"\r?\nwarc-block-digest:[ \t]*sha1:([A-Z2-7]{32})[ \t]*\r?(?:\n|$)", re.IGNORECASE)
 _ZSTD_DICTIONARY_MAGIC = b"\x5d\x2a\x4d\x18"
 _ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
+_MAX_DICTIONARY_BYTES = 64 << 20
+_ARC_LENGTH = re.compile(rb"[0-9]{1,18}")
 _INFLATE_ERRORS = (cast("type[Exception]", igzip_lib.IsalError), zstandard.ZstdError)
 
 
@@ -91,7 +93,7 @@ class Records:
         if self._header[:1] in b"\r\n":
             self._header = bytearray(self._header.lstrip(b"\r\n"))
             start = 0
-        if not self._is_arc and not b"WARC/".startswith(self._header[:5]):
+        if not self._is_arc and not b"WARC/".startswith(self._header[:5].upper()):
             raise Damaged(f"record {self.count + 1} does not start with WARC/: {bytes(self._header[:20])!r}")
         mark = b"\n" if self._is_arc else b"\r\n\r\n"
         end = self._header.find(mark, start)
@@ -120,7 +122,8 @@ class Records:
     def _length(self, head: bytes) -> int:
         if self._is_arc:
             words = head.split()
-            if len(words) < 4 or not words[-1].isdigit():
+            is_first = self.count == 1
+            if len(words) < 4 or not _ARC_LENGTH.fullmatch(words[-1]) or is_first > head.startswith(b"filedesc:"):
                 raise Damaged(f"record {self.count} has no ARC header line: {head[:60]!r}")
             return int(words[-1])
         length = _LENGTH.search(head)
@@ -202,16 +205,17 @@ class ZstdFile:
         self._lead += block
         if len(self._lead) < 8:
             return
-        dictionary, used = None, 0
+        used = 0
         if self._lead[:4] == _ZSTD_DICTIONARY_MAGIC:
             used = 8 + int.from_bytes(self._lead[4:8], "little")
+            if used > _MAX_DICTIONARY_BYTES:
+                raise Damaged(f"its zstd dictionary has {used} bytes, which cannot be right")
             if len(self._lead) < used:
                 return
-            content = bytes(self._lead[8:used])
-            if content[:4] == _ZSTD_MAGIC:
-                content = zstandard.ZstdDecompressor().decompress(content)
-            dictionary = zstandard.ZstdCompressionDict(content)
-        decompressor = zstandard.ZstdDecompressor(dict_data=dictionary)
+        try:
+            decompressor = zstandard.ZstdDecompressor(dict_data=_dictionary(bytes(self._lead[8:used])))
+        except zstandard.ZstdError as error:
+            raise Damaged(f"its zstd dictionary is broken ({error})") from error
         self._members = Members(self._records, decompressor.decompressobj)
         self._members.feed(memoryview(bytes(self._lead[used:])))
 
@@ -222,9 +226,18 @@ class ZstdFile:
         self._members.close()
 
 
+def _dictionary(content: bytes) -> zstandard.ZstdCompressionDict | None:
+    """A dictionary as its frame holds it, plain or compressed; None for no content. Raises ZstdError."""
+    if content[:4] == _ZSTD_MAGIC:
+        if not 0 < zstandard.frame_content_size(content) <= _MAX_DICTIONARY_BYTES:
+            raise zstandard.ZstdError("compressed, of unknown or impossible size")
+        content = zstandard.ZstdDecompressor().decompress(content)
+    return zstandard.ZstdCompressionDict(content) if content else None
+
+
 def checker_for(suffix: str) -> tuple[Checker, Records]:
     """The checker of a file by its suffix, and the records it will have counted."""
-    records = Records(is_arc=suffix.startswith(".arc"), check_digests="." not in suffix[1:])
+    records = Records(is_arc=suffix.startswith(".arc"), check_digests=not suffix.endswith(".gz"))
     if suffix.endswith(".gz"):
         return Members(records, lambda: isal_zlib.decompressobj(31)), records
     if suffix.endswith(".zst"):

@@ -13,8 +13,7 @@ from custody.drain.targets import Item
 def describe_item(series: Series) -> Item:
     """The item of a series: identifier, metadata, size. Times come from the file names, which are UTC."""
     config = series.config
-    kind = naming(config.warc_naming)
-    names = [parsed for member in series.files if (parsed := kind.parse(member.source.name))]
+    names = [_parse(config.warc_naming, member.source.name) for member in series.files]
     first, last = names[0], names[-1]
     start, end = _time(first), _time(last)
     words = {
@@ -52,6 +51,12 @@ def describe_item(series: Series) -> Item:
     for name, own in config.metadata.items():
         fields[name] = [str(one) for one in own] if isinstance(own, list) else str(own or "")
     return Item(series.item, {name: value for name, value in fields.items() if value}, series.size_bytes)
+
+
+def _parse(pattern: str, name: str) -> WarcName:
+    """A name taken apart; draintasker's compact names are known too, of others only the name is."""
+    kinds = (naming(pattern), naming("{prefix}-{timestamp}-{serial}"))
+    return next((found for kind in kinds if (found := kind.parse(name))), WarcName(name, ""))
 
 
 def _time(name: WarcName) -> datetime:

@@ -159,8 +159,13 @@ def check_template(template: str, kind: Naming) -> None:
             raise Fault(FaultKind.CONFIG, f"item_naming {template!r}", f"no {{{field}}} in WARC_naming; known: {known}")
 
 
+def is_identifier(item: str) -> bool:
+    """Whether an archive takes this as an identifier."""
+    return _IDENTIFIER.fullmatch(item) is not None
+
+
 def check_identifier(item: str) -> None:
     """Refuse what no archive takes as an identifier. Faults: CONFIG."""
-    if not _IDENTIFIER.fullmatch(item):
+    if not is_identifier(item):
         rule = "an identifier has 3 to 100 of A-Z a-z 0-9 . _ - and starts with a letter or digit"
         raise Fault(FaultKind.CONFIG, f"item {item!r}", rule, next_command="change item_naming in the configuration")

@@ -14,13 +14,14 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from custody.digests import FileState, Fixity, Hasher, blocks, reading
+from custody.digests import FileState, Fixity, Hasher, Match, blocks, reading
 from custody.drain import markers, tables
 from custody.drain.integrity import Damaged, checker_for
 from custody.drain.names import naming
 from custody.drain.series import Series, SeriesFile, SeriesState, Work, series_step, source_key
 from custody.drain.survey import open_for_writing
 from custody.faults import Fault, FaultKind
+from custody.gate import describe
 from custody.ledger import CopyState
 from custody.ledger.store import disk_place, now
 from custody.publish import PlannedRename, RenamePlan, rename_noclobber
@@ -92,12 +93,16 @@ def _read(work: Work, member: SeriesFile) -> _Read:
             work.advance(len(block))
     if checking:
         checker.close()
-    return _Read(hasher.fixity(), records.count)
+    found = hasher.fixity()
+    if member.fixity and member.fixity.compare(found) is Match.DIFFERENT:
+        reason = f"is not what the MANIFEST beside it says: {describe(member.fixity)}, read {describe(found)}"
+        raise Fault(FaultKind.DATA, str(member.source), reason, next_command="find out which of the two is right")
+    return _Read(found, records.count)
 
 
 def _quarantine(work: Work, member: SeriesFile, reason: str) -> None:
     """Set a damaged file aside, whole, with the reason beside it. A crash between the two is repeated by the retry."""
-    directory = member.source.parent / QUARANTINE
+    directory = work.series.config.job_dir / QUARANTINE
     directory.mkdir(exist_ok=True)
     aside = _free_name(directory / member.source.name)
     report = {"file": str(member.source), "reason": reason, "found_at": now().isoformat(), "found_by": work.who}
@@ -148,7 +153,8 @@ def _record_plan(series: Series, good: dict[SeriesFile, _Read]) -> RenamePlan:
 def _names_in_item(series: Series, members: list[SeriesFile]) -> dict[SeriesFile, str]:
     """The names in the item: short where the configuration asks for it and no two files would share one."""
     full = {member: member.source.name for member in members}
-    if not series.config.compact_names:
+    in_place = any(member.source.parent == series.directory for member in members)
+    if in_place or not series.config.compact_names:
         return full
     kind = naming(series.config.warc_naming)
     parsed = {member: kind.parse(name) for member, name in full.items()}

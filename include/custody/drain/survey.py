@@ -16,6 +16,7 @@ from pathlib import Path
 
 from custody.digests import FileState
 from custody.drain import markers
+from custody.drain.adopt import Adopted, adopt
 from custody.drain.config import DrainConfig
 from custody.drain.names import IN_PROGRESS, WarcName, is_portable, item_name, naming
 from custody.drain.plan import Candidate, Limits, PackingPlan, plan_packing
@@ -74,6 +75,7 @@ class Planned:
     """What a planning run found and decided."""
 
     survey: Survey
+    adopted: tuple[Adopted, ...] = ()
     resumed: tuple[int, ...] = ()
     planned: tuple[PlannedSeries, ...] = ()
     waiting: tuple[str, ...] = ()
@@ -186,6 +188,7 @@ def plan_series(ledger: Ledger, config_name: str, config: DrainConfig, *, who: s
 
     A dry run decides the same and writes nothing.
     """
+    adopted = () if dry_run else tuple(adopt(ledger, config_name, config, who=who))
     resumed = tuple(unfinished(ledger, config_name))
     if not dry_run:
         take_up(ledger, resumed, config)
@@ -213,7 +216,7 @@ def plan_series(ledger: Ledger, config_name: str, config: DrainConfig, *, who: s
                 ledger.record_event(connection, who=who, room=ROOM, what="plan", subject=item, detail=detail)
         planned.append(PlannedSeries(series_id, item, names, size))
     waiting = tuple(candidate.warc.name for candidate in packing.waiting)
-    return Planned(found, resumed, tuple(planned), waiting, tuple(refused))
+    return Planned(found, adopted, resumed, tuple(planned), waiting, tuple(refused))
 
 
 def _pack(free: list[Candidate], config: DrainConfig) -> PackingPlan:
@@ -248,6 +251,7 @@ def describe(planned: Planned) -> list[str]:
     """What was found and decided, in lines for a log."""
     found = planned.survey
     lines = [f"{len(found.candidates)} files may be packed, {format_size(found.size_bytes)}"]
+    lines += [f"taken over: {one.item}, {one.files} files, {one.was}; now {one.state}" for one in planned.adopted]
     lines += [f"goes on: series {series_id}" for series_id in planned.resumed]
     lines += [f"new: {one.item}, {len(one.names)} files, {format_size(one.size_bytes)}" for one in planned.planned]
     if planned.waiting:

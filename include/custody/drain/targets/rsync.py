@@ -1,0 +1,221 @@
+"""rsync, run and understood: its argument vector, its progress, and what its end means.
+
+A transfer never writes over a finished file: it goes to a temporary name, is resumed there after whatever ended it,
+and is renamed by whoever called.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import selectors
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from custody.digests import Progress
+from custody.faults import Fault, FaultKind
+from custody.host import STDERR_TAIL_CHARS, Completed, classify_ssh
+
+PARTIAL_DIR = ".custody-partial"
+GROUP_MARK = b"custody-group "
+_READ_BYTES = 1 << 16
+
+# The program over there tells the process group it is in, so that it can be ended when the connection is not enough.
+REMOTE_RSYNC = (
+    'sh -c \'read -r _ _ _ _ group _ </proc/$$/stat; echo "custody-group $group" >&2; exec rsync "$@"\' custody'
+)
+
+_LITERAL = re.compile(rb"^Literal data: ([0-9]+)", re.MULTILINE)
+_DONE = re.compile(rb"^ *([0-9]+) +[0-9]+%", re.MULTILINE)
+
+
+@dataclass(frozen=True)
+class Sent:
+    """What a transfer came to: the bytes that had to travel (the rest lay there from an earlier attempt)."""
+
+    literal_bytes: int
+
+
+def arguments(*, stall_s: float, bandwidth_limit_kib_s: int | None = None) -> list[str]:
+    """The start of every transfer's argument vector.
+
+    Files keep their time; an interrupted one is kept aside and taken up again; what lies under the temporary name from
+    an earlier attempt is compared, not believed by size and time.
+    """
+    argv = ["rsync", "-s", "--times", f"--partial-dir={PARTIAL_DIR}", "--ignore-times", "--no-whole-file"]
+    argv += ["--info=progress2", "--stats", "--no-human-readable", f"--timeout={max(1, int(stall_s))}"]
+    return [*argv, f"--bwlimit={bandwidth_limit_kib_s}"] if bandwidth_limit_kib_s else argv
+
+
+def remote_shell(ssh: Sequence[str]) -> str:
+    """An ssh argument vector as ``--rsh`` wants it: in rsync's own quoting, which is no shell's."""
+    return " ".join(f"""'{word.replace("'", "''")}'""" if _needs_quotes(word) else word for word in ssh)
+
+
+def _needs_quotes(word: str) -> bool:
+    return not word or any(character in " '\"\t" for character in word)
+
+
+def remote_path(host: str, path: str) -> str:
+    """``host:path`` as rsync takes it; an IPv6 address in brackets."""
+    return f"[{host}]:{path}" if ":" in host else f"{host}:{path}"
+
+
+def run(
+    argv: Sequence[str], *, timeout_s: float, progress: Progress | None, end_remote: Callable[[str], None]
+) -> Completed:
+    """Run rsync here to its end, telling ``progress`` of every byte.
+
+    What it started here is ended with it. Faults: CONFIG where rsync is missing, TRANSIENT after ``timeout_s``;
+    ``end_remote`` is then called with the process group over there.
+    """
+    try:
+        process = subprocess.Popen(
+            list(argv),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            process_group=0,
+            env={**os.environ, "LC_ALL": "C"},
+        )
+    except FileNotFoundError as error:
+        raise Fault(FaultKind.CONFIG, argv[0], "is not installed here", next_command="install rsync") from error
+    told = _Told(progress)
+    with process:
+        try:
+            ended = _listen(process, told, time.monotonic() + timeout_s)
+            if not ended:
+                group = remote_group(bytes(told.stderr))
+                _end_group(process)
+                if group:
+                    end_remote(group)
+                raise Fault(FaultKind.TRANSIENT, "rsync", f"did not end within {timeout_s:g} s, and was ended")
+            process.wait()
+        except BaseException:
+            _end_group(process)
+            raise
+    return Completed(tuple(argv), process.returncode, bytes(told.stdout), without_group(bytes(told.stderr)))
+
+
+class _Told:
+    """What rsync has said so far."""
+
+    def __init__(self, progress: Progress | None) -> None:
+        self.stdout = bytearray()
+        self.stderr = bytearray()
+        self._progress = progress
+        self._done = 0
+        self._line = b""
+
+    def add(self, stream: str, words: bytes) -> None:
+        if stream == "stderr":
+            self.stderr += words
+            return
+        *lines, self._line = (self._line + words).replace(b"\r", b"\n").split(b"\n")
+        for line in lines:
+            found = _DONE.match(line)
+            if not found:
+                self.stdout += line + b"\n"
+            elif self._progress and int(found[1]) > self._done:
+                self._progress(int(found[1]) - self._done)
+                self._done = int(found[1])
+
+
+def _listen(process: subprocess.Popen[bytes], told: _Told, deadline: float) -> bool:
+    """Collect both streams to their end; False where the deadline comes first."""
+    assert process.stdout and process.stderr
+    with selectors.DefaultSelector() as selector:
+        selector.register(process.stdout, selectors.EVENT_READ, "stdout")
+        selector.register(process.stderr, selectors.EVENT_READ, "stderr")
+        while selector.get_map():
+            left_s = deadline - time.monotonic()
+            if left_s <= 0:
+                return False
+            for key, _ in selector.select(left_s):
+                words = os.read(key.fd, _READ_BYTES)
+                if words:
+                    told.add(key.data, words)
+                else:
+                    selector.unregister(key.fileobj)
+    return True
+
+
+def _end_group(process: subprocess.Popen[bytes]) -> None:
+    for what, patience_s in ((signal.SIGTERM, 2.0), (signal.SIGKILL, None)):
+        try:
+            os.killpg(process.pid, what)
+        except ProcessLookupError:
+            break
+        try:
+            process.wait(patience_s)
+        except subprocess.TimeoutExpired:
+            continue
+    process.wait()
+
+
+def remote_group(stderr: bytes) -> str | None:
+    """The process group over there, where it was told."""
+    for line in stderr.splitlines():
+        if line.startswith(GROUP_MARK) and line.removeprefix(GROUP_MARK).strip().isdigit():
+            return line.removeprefix(GROUP_MARK).strip().decode()
+    return None
+
+
+def without_group(stderr: bytes) -> bytes:
+    """Complaints without our own line among them."""
+    return b"".join(line for line in stderr.splitlines(keepends=True) if not line.startswith(GROUP_MARK))
+
+
+def demand_success(done: Completed, subject: str, host: str) -> Sent:
+    """Tell how much travelled, or raise the fault that the end of rsync stands for.
+
+    Faults: CAPACITY for a full disk or quota over there, AUTH and TRANSIENT by what ssh says, DATA for a source that
+    cannot be read or went away, CONFIG for a missing rsync, directory or right, TRANSIENT for lost connections, stalls
+    and what time may mend.
+    """
+    if done.returncode:
+        raise classify(done.returncode, done.stderr, subject, host)
+    found = _LITERAL.search(done.stdout)
+    return Sent(int(found[1]) if found else 0)
+
+
+_COMPLAINTS: Sequence[tuple[str, FaultKind, str, str]] = (
+    ("No space left on device", FaultKind.CAPACITY, "the disk is full", "free space there, then run again"),
+    ("Disk quota exceeded", FaultKind.CAPACITY, "the quota is used up", "raise it or free space, then run again"),
+    ("Read-only file system", FaultKind.CONFIG, "the file system is read-only", "mount it writable"),
+    ("Input/output error", FaultKind.DATA, "a disk cannot be read or written", "check the disks (dmesg, smartctl)"),
+    ("Permission denied (13)", FaultKind.CONFIG, "no right to write there", "give the user the right to it"),
+    ("Permission denied\n", FaultKind.CONFIG, "no right to write there", "give the user the right to it"),
+    ("No such file or directory", FaultKind.CONFIG, "there is no such directory", "check remote_dir, and its mount"),
+    ("not found", FaultKind.CONFIG, "a program is missing", "install rsync, coreutils and findutils on both machines"),
+)
+_STATUS = {
+    1: FaultKind.CONFIG, 2: FaultKind.CONFIG, 3: FaultKind.CONFIG, 4: FaultKind.CONFIG, 6: FaultKind.CONFIG,
+    22: FaultKind.CAPACITY, 24: FaultKind.DATA, 126: FaultKind.CONFIG, 127: FaultKind.CONFIG,
+}  # fmt: skip
+
+
+def classify(returncode: int, stderr: bytes, subject: str, host: str) -> Fault:
+    """The fault behind an exit status and its complaints; ``subject`` names the file, ``host`` the other machine."""
+    text = stderr.decode("utf-8", "replace") + "\n"
+    said = _last_words(text)
+    for words, kind, reason, next_step in _COMPLAINTS:
+        if words in text:
+            return Fault(kind, subject, f"{reason} ({said})", next_command=next_step)
+    if returncode == 255 or "(code 255)" in text:
+        return classify_ssh(host, "\n".join(line for line in text.splitlines() if not line.startswith("rsync")))
+    if returncode == 30 or "timeout in data send/receive" in text:
+        return Fault(FaultKind.TRANSIENT, subject, f"nothing moved any more ({said})")
+    kind = _STATUS.get(returncode, FaultKind.TRANSIENT)
+    next_step = {FaultKind.CONFIG: "check rsync on both machines", FaultKind.DATA: "look for the file"}.get(kind, "")
+    return Fault(kind, subject, f"ended with status {returncode}: {said}", next_command=next_step or None)
+
+
+def _last_words(text: str) -> str:
+    """The complaint that says most: the first, which rsync's closing line only sums up."""
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    telling = [line for line in lines if not line.startswith("rsync error:")] or lines or ["without a word"]
+    return telling[0][-STDERR_TAIL_CHARS:]

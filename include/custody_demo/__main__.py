@@ -1,0 +1,99 @@
+"""`python -m custody_demo`: the whole of Custody on one machine, on sample data, before your eyes."""
+
+from __future__ import annotations
+
+import argparse
+import signal
+import sys
+import time
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+
+from rich.console import Console
+from rich.panel import Panel
+
+from custody_demo import drain_chapter
+from custody_demo.airflow_api import AirflowApiError
+from custody_demo.airflow_stack import PROJECT, AirflowStack
+from custody_demo.processes import StartError
+from custody_demo.workspace import Chapter, Outcome, Workspace, prepare
+
+CHAPTERS: tuple[Chapter, ...] = (drain_chapter,)
+POOLS = PROJECT / "include/config/pools.json"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the demo; 0 when every sample file ended where it should, 1 when not, 2 when something did not start."""
+    options = _parser().parse_args(argv)
+    console = Console()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    try:
+        return _demo(options.home, console, once=options.once)
+    except (StartError, AirflowApiError) as error:
+        console.print(f"custody: {error}", style="red", markup=False, highlight=False)
+        return 2
+    except KeyboardInterrupt:
+        console.print("stopped")
+        return 130
+
+
+def _demo(home: Path, console: Console, *, once: bool) -> int:
+    workspace = prepare(home, console)
+    say = partial(console.print, soft_wrap=True, highlight=False)
+    with workspace.store as store:
+        workspace.upgrade_ledger()
+        say(f"Object store: {store.endpoint_url}, its objects are the plain files in {store.folder}")
+        stack = AirflowStack(workspace.home / "airflow", extra_env=workspace.environment())
+        first = "" if (workspace.home / "airflow/airflow.db").exists() else "; the first start takes longer"
+        say(f"Starting Airflow (logs: {stack.home / 'components'}){first} ...")
+        began = time.monotonic()
+        with stack:
+            if POOLS.exists():
+                stack.import_pools(POOLS)
+            say(f"Airflow is ready after {time.monotonic() - began:.0f} s: {stack.url}")
+            outcomes = [chapter.run(stack, workspace) for chapter in CHAPTERS]
+            _sum_up(console, outcomes)
+            if not once:
+                _stay(console, stack, workspace)
+            say("Stopping ...")
+    return 1 if any(outcome.problems for outcome in outcomes) else 0
+
+
+def _sum_up(console: Console, outcomes: Sequence[Outcome]) -> None:
+    for outcome in outcomes:
+        for problem in outcome.problems:
+            console.print(f"{outcome.title}: {problem}", style="red", markup=False, highlight=False, soft_wrap=True)
+        if not outcome.problems:
+            counts = ", ".join(f"{count} {name}" for name, count in outcome.extra.items())
+            console.print(
+                f"{outcome.title}: every file is where it should be ({counts})", style="green", soft_wrap=True
+            )
+
+
+def _stay(console: Console, stack: AirflowStack, workspace: Workspace) -> None:
+    login = f"{stack.url}   user {stack.username}   password {stack.password}"
+    console.print(Panel(f"{login}\n\nCtrl-C stops everything", title="Airflow", expand=False))
+    ask = f"CUSTODY_LEDGER={workspace.ledger_url} CUSTODY_CONFIG_DIR={workspace.config_dir} bin/custody where-is '%'"
+    console.print(f"Where is every file? In another terminal:\n  {ask}", soft_wrap=True, highlight=False, markup=False)
+    try:
+        while True:
+            time.sleep(3600)
+    except KeyboardInterrupt:
+        return
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="bin/demo",
+        description="Start Airflow, an object store and a sample disk; drain the disk; check every file; stay up.",
+    )
+    parser.add_argument("--once", action="store_true", help="stop everything at the end; exit 0 only if all is proven")
+    parser.add_argument(
+        "--home", type=Path, default=PROJECT / ".demo", help="directory of the demo's state (default: .demo)"
+    )
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,42 @@
+"""The first command a newcomer types: everything starts, drains, is checked, and is gone again."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from custody_demo.airflow_stack import PROJECT
+
+pytestmark = pytest.mark.e2e
+
+
+def _processes_below(home: Path) -> list[str]:
+    commands = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                if str(home) in str((entry / "cwd").readlink()):
+                    commands.append((entry / "cmdline").read_text())
+            except OSError:
+                continue
+    return commands
+
+
+def test_demo_once_proves_every_file_and_leaves_nothing_running(tmp_path: Path) -> None:
+    home = tmp_path / "demo"
+    done = subprocess.run(
+        [sys.executable, "-m", "custody_demo", "--once", "--home", str(home)],
+        env={**os.environ, "PYTHONPATH": f"{PROJECT}/include:{PROJECT}/plugins:{PROJECT}/dags"},
+        capture_output=True,
+        text=True,
+        timeout=500,
+    )
+    assert done.returncode == 0, done.stdout[-5000:] + done.stderr[-2000:]
+    assert "drain: every file is where it should be (20 drained, 1 open, 1 cut, 1 unmatched)" in done.stdout
+    assert len(list((home / "store/archive").rglob("*.warc.gz"))) == 20
+    assert not list((home / "disk/1/incoming/wide").rglob("*.warc.gz"))
+    assert _processes_below(home) == []
