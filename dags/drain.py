@@ -11,6 +11,7 @@ and only then deletes them. Files that are still being written are never touched
 | see what would happen | set *Dry run* |
 | pause a disk | remove `DRAINME` from its job directory |
 | finish a crawl | `touch FINISH_DRAIN` in its job directory |
+| look whether everything drained is still stored | trigger with `action` = `audit` |
 | know what is stuck | `custody drain status --stuck`, or the page *Custody* |
 | recover after a crash | trigger again: every step finds what was done |
 
@@ -30,10 +31,13 @@ from airflow.sdk import TriggerRule, chain, dag, task_group
 
 from custody_airflow.operators.common import RETRY_ARGUMENTS
 from custody_airflow.operators.drain import (
+    AUDIT,
+    DRAIN,
+    AuditOperator,
     CheckDiskOperator,
+    ChooseOperator,
     CreateItemOperator,
     DeleteProvenOperator,
-    EachConfigurationOperator,
     FinishCrawlOperator,
     ManifestOperator,
     PackOperator,
@@ -62,10 +66,11 @@ BY_SERIES = "{{ series }}"
 )
 def drain():
     """Wire the steps."""
-    choose = EachConfigurationOperator(task_id="choose", single="check_disk", each="start_each")
+    choose = ChooseOperator(task_id="choose", actions={DRAIN: "check_disk", AUDIT: "audit"}, each="start_each")
     start_each = TriggerDagRunOperator.partial(
         task_id="start_each", trigger_dag_id="drain", map_index_template="{{ task.conf['config'] }}"
     ).expand(conf=choose.output)
+    audit = AuditOperator(task_id="audit")
     check_disk = CheckDiskOperator(task_id="check_disk")
     plan_series = PlanSeriesOperator(task_id="plan_series")
 
@@ -83,7 +88,7 @@ def drain():
     finish_crawl = FinishCrawlOperator(task_id="finish_crawl", trigger_rule=TriggerRule.ALL_DONE)
     report = ReportOperator(task_id="report", trigger_rule=TriggerRule.ALL_DONE)
 
-    chain(choose, [start_each, check_disk])
+    chain(choose, [start_each, audit, check_disk])
     chain(check_disk, plan_series, series.expand(series_id=plan_series.output), finish_crawl, report)
 
 

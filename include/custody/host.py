@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import atexit
 import os
+import select
 import shlex
 import shutil
 import signal
 import subprocess
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Protocol
@@ -23,6 +24,8 @@ from custody.faults import Fault, FaultKind, from_os_error, os_errors_as_faults
 
 CONNECT_TIMEOUT_S = 15
 STDERR_TAIL_CHARS = 2000
+LEAVE_PATIENCE_S = 5.0
+"""How long a program whose stream was left may take to end by itself before it is ended."""
 
 
 @dataclass(frozen=True)
@@ -64,19 +67,13 @@ class Host(Protocol):
         """Run a program to its end; a non-zero exit is returned, not raised."""
         ...
 
-    def stream(self, argv: Sequence[str]) -> _StreamContext:
+    def stream(self, argv: Sequence[str]) -> AbstractContextManager[IO[bytes]]:
         """Run a program and read its standard output as it comes; leaving the block early ends it."""
         ...
 
     def disk_usage(self, path: Path) -> DiskUsage:
         """Ask for the file system that holds ``path``; CONFIG where there is no such path."""
         ...
-
-
-class _StreamContext(Protocol):
-    def __enter__(self) -> IO[bytes]: ...
-
-    def __exit__(self, *exc: object) -> bool | None: ...
 
 
 class LocalHost:
@@ -100,7 +97,7 @@ class LocalHost:
         with tempfile.TemporaryFile() as stderr, _started(argv, stderr=stderr) as process:
             assert process.stdout is not None
             yield process.stdout
-            if process.stdout.read(1):
+            if not _is_at_end(process.stdout):
                 _end_group(process)  # the reader has enough
                 return
             if process.wait():
@@ -177,6 +174,7 @@ class SshHost:
             "ServerAliveInterval": "15",
             "ServerAliveCountMax": "3",
             "ForwardAgent": "no",
+            "LogLevel": "ERROR",  # a banner would come before the program's own words
         }
         if key:
             options |= {"IdentityFile": str(key), "IdentitiesOnly": "yes"}
@@ -216,7 +214,7 @@ class SshHost:
             complete = False
             try:
                 yield process.stdout
-                complete = not process.stdout.read(1)
+                complete = _is_at_end(process.stdout)
             finally:
                 if not complete:
                     _end_group(process)
@@ -247,7 +245,7 @@ class SshHost:
         group = stderr.partition(b"\n")[0].strip()
         if not group.isdigit():
             return
-        script = 'kill -TERM -- "-$1"; sleep 1; kill -KILL -- "-$1"'
+        script = 'kill -TERM "-$1"; sleep 1; kill -KILL "-$1"'  # Debian's sh knows no -- here
         command = shlex.join(["sh", "-c", script, "custody", group.decode()])
         argv = [*self.ssh_command(), self._target.host, "--", command]
         try:
@@ -309,6 +307,13 @@ def _started(
         for pipe in (process.stdin, process.stdout, process.stderr):
             if pipe:
                 pipe.close()
+
+
+def _is_at_end(stream: IO[bytes]) -> bool:
+    """Whether nothing more comes; of a program that says nothing and does not end, more may come."""
+    poll = select.poll()
+    poll.register(stream, select.POLLIN)
+    return bool(poll.poll(LEAVE_PATIENCE_S * 1000)) and not stream.read(1)
 
 
 def _end_group(process: subprocess.Popen[bytes], patience_s: float = 2.0) -> None:

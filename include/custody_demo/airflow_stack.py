@@ -108,10 +108,8 @@ class AirflowStack(AirflowApi):
         _write_private(self.home / "passwords.json", {self.username: self.password})
         try:
             self._migrate(env, deadline)
-            for name, options in COMPONENTS.items():
-                argv = [str(self._bin / "airflow"), name, *options]
-                own = env | self._environment_of(name)
-                self._running[name] = processes.start(argv, env=own, cwd=self.home, log=self._log(name))
+            for name in COMPONENTS:
+                self._start_component(name, env)
             self._note_leaders()
             self._wait_until_healthy(deadline)
         except BaseException:
@@ -140,6 +138,22 @@ class AirflowStack(AirflowApi):
         if self._locked is not None:
             os.close(self._locked)
             self._locked = None
+
+    def pid_of(self, component: str) -> int:
+        """Return the process of a component: api-server, scheduler, dag-processor or triggerer."""
+        return self._running[component].pid
+
+    def kill(self, component: str) -> None:
+        """End one component by SIGKILL, as the kernel does when memory is short; what came of it is left running."""
+        self._family.refresh()
+        process = self._running[component]
+        process.kill()
+        process.wait()
+
+    def start_again(self, component: str) -> None:
+        """Start a component that has ended; returns at once."""
+        self._start_component(component, self.environment())
+        self._note_leaders()
 
     def import_pools(self, file: Path) -> None:
         """Make the pools of a file in the format of `airflow pools import`."""
@@ -175,6 +189,11 @@ class AirflowStack(AirflowApi):
             "AIRFLOW__DAG_PROCESSOR__MIN_FILE_PROCESS_INTERVAL": str(self.refresh_s),
             **self.extra_env,
         }
+
+    def _start_component(self, name: str, env: Mapping[str, str]) -> None:
+        argv = [str(self._bin / "airflow"), name, *COMPONENTS[name]]
+        own = {**env, **self._environment_of(name)}
+        self._running[name] = processes.start(argv, env=own, cwd=self.home, log=self._log(name))
 
     def _database(self, *, timeout_s: int) -> str:
         return f"sqlite:///{self.home}/airflow.db?timeout={timeout_s}"

@@ -13,6 +13,7 @@ import pytest
 from custody_demo.object_store import RcloneS3
 from services.ceph import CephRgw, run_ceph_rgw
 from services.databases import DatabaseServer, run_mariadb, run_postgresql
+from services.ias3 import Archive, run_ias3
 from services.ssh import SshServer, run_sshd
 
 
@@ -66,3 +67,17 @@ def mariadb() -> Iterator[DatabaseServer]:
     """A MariaDB; ask `new_database()` for an empty database."""
     with _short_home("maria") as home, run_mariadb(home) as server:
         yield server
+
+
+@pytest.fixture(scope="session")
+def ias3_stand_in() -> Iterator[Archive]:
+    """The stand-in for archive.org, once a session."""
+    with run_ias3() as archive:
+        yield archive
+
+
+@pytest.fixture
+def ias3_server(ias3_stand_in: Archive) -> Archive:
+    """The stand-in for archive.org: empty and honest at the start of each test."""
+    ias3_stand_in.reset()
+    return ias3_stand_in

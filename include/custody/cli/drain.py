@@ -5,12 +5,11 @@ from __future__ import annotations
 import sys
 
 import click
-import sqlalchemy as sa
 
 from custody.cli.show import show
+from custody.drain import actions, plan, report, survey
 from custody.drain import config as configuration
-from custody.drain import report, survey, tables
-from custody.drain.series import ROOM, SeriesState, load
+from custody.drain.series import SeriesState
 from custody.drain.units import format_size
 from custody.ledger import Ledger, run_name
 
@@ -63,8 +62,8 @@ def check(config_name: str) -> None:
     click.echo(f"{config.job_dir}: {disk.usage.used_pct:.1f} % used, {format_size(disk.usage.free_bytes)} free")
     click.echo(f"draining: {'on' if disk.draining else 'off (no DRAINME)'}")
     click.echo(f"finishing: {'yes (FINISH_DRAIN)' if disk.finishing else 'no'}")
-    planned = survey.plan_series(Ledger.open(), config_name, config, who=run_name(), dry_run=True)
-    for line in survey.describe(planned):
+    planned = plan.plan_series(Ledger.open(), config_name, config, who=run_name(), dry_run=True)
+    for line in plan.describe(planned):
         click.echo(line)
 
 
@@ -72,21 +71,20 @@ def check(config_name: str) -> None:
 @click.argument("series_id", type=int)
 def hold(series_id: int) -> None:
     """Keep the local files of a series, whatever is proven."""
-    _set_hold(series_id, on_hold=True)
+    click.echo(f"{actions.hold(Ledger.open(), series_id, who=run_name()).item}: on hold")
 
 
 @drain.command()
 @click.argument("series_id", type=int)
 def release(series_id: int) -> None:
     """Take a series off hold."""
-    _set_hold(series_id, on_hold=False)
+    series = actions.release(Ledger.open(), series_id, who=run_name())
+    click.echo(f"{series.item}: released. Next: {series.next_command}")
 
 
-def _set_hold(series_id: int, *, on_hold: bool) -> None:
-    ledger = Ledger.open()
-    series = load(ledger, series_id)
-    with ledger.begin() as connection:
-        connection.execute(sa.update(tables.series).where(tables.series.c.id == series_id).values(on_hold=on_hold))
-        what = "hold" if on_hold else "release"
-        ledger.record_event(connection, who=run_name(), room=ROOM, what=what, subject=series.item)
-    click.echo(f"{series.item}: {'on hold' if on_hold else f'released; {series.next_command}'}")
+@drain.command()
+@click.argument("series_id", type=int)
+def retry(series_id: int) -> None:
+    """Let the next run take up a series that was given up on."""
+    series = actions.retry(Ledger.open(), series_id, who=run_name())
+    click.echo(f"{series.item}: the next run takes it up. Next: {series.next_command}")

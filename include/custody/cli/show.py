@@ -24,7 +24,9 @@ def show(headings: Sequence[str], rows: Iterable[Sequence[object]], *, as_json: 
         table.add_column(heading, overflow="fold")
     for row in rows:
         table.add_row(*(_text(value) for value in row))
-    Console(soft_wrap=not sys.stdout.isatty()).print(table)
+    # a pipe has no width: one row is one line there; and a name is text, never markup
+    width = None if sys.stdout.isatty() else 1 << 16
+    Console(width=width, markup=False, emoji=False, highlight=False).print(table)
 
 
 def _plain(value: object) -> object:
@@ -34,4 +36,5 @@ def _plain(value: object) -> object:
 def _text(value: object) -> str:
     if isinstance(value, datetime):
         return f"{value:%Y-%m-%d %H:%M:%S}"
-    return "" if value is None else str(value)
+    text = "" if value is None else str(value)
+    return "".join(sign if sign.isprintable() else repr(sign)[1:-1] for sign in text)

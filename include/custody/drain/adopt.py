@@ -231,6 +231,7 @@ def _record(
         "directory": str(directory),
         "state": state,
         "on_hold": False,
+        "attempts": 0,
         "planned_at": at,
         "changed_at": at,
     }

@@ -26,6 +26,7 @@ from pydantic import (
 )
 
 from custody.drain.names import check_template, naming
+from custody.drain.targets.pace import DayWindow, Pacing
 from custody.drain.units import parse_size
 from custody.faults import Fault, FaultKind
 
@@ -80,6 +81,16 @@ def _collections(value: object) -> object:
     return value
 
 
+def _rate(value: object) -> object:
+    """Bytes a second, always with a unit."""
+    if value is None:
+        return value
+    if not isinstance(value, str) or value.strip().isdecimal():
+        raise ValueError(f"{value!r} is no rate; write bytes a second with a unit: 20MB, 500kB")
+    return parse_size(value)
+
+
+Rate = Annotated[int | None, BeforeValidator(_rate), PlainSerializer(lambda rate: None if rate is None else f"{rate}B")]
 Size = Annotated[int, BeforeValidator(_size), PlainSerializer(lambda size: f"{size}B", return_type=str)]
 
 
@@ -141,6 +152,14 @@ class DrainConfig(Destination):
     md5sum: bool = True
     verify_gzip: bool = True
     suffix_re: str | None = None
+    beforepack: str | None = Field(None, description="command before a step; see hooks")
+    onpack: str | None = Field(None, description="command after a step")
+    beforemanifest: str | None = None
+    onmanifest: str | None = None
+    beforeingest: str | None = None
+    oningest: str | None = None
+    beforeclean: str | None = None
+    onclean: str | None = None
 
     also: tuple[Destination, ...] = Field(
         (), description="further copies that must be proven before anything is deleted"
@@ -153,6 +172,16 @@ class DrainConfig(Destination):
     max_wait_s: int | None = Field(None, ge=0)
     mix_crawls: bool = False
     upload_connections: int = Field(2, ge=1, le=16)
+    max_rate: Rate = Field(None, description="bytes a second that this machine sends to one host at most: 20MB")
+    rate_window: str | None = Field(None, description="the part of the day (UTC) in which max_rate holds: 08:00-20:00")
+    min_rate: Rate = Field(1000, description="a file that is slower than this for 15 minutes is given up and sent anew")
+    max_attempts: int = Field(
+        50, ge=1, description="after so many failures that time might have mended, a person is asked"
+    )
+    pressure_pct: float = Field(
+        95.0, gt=0, le=100, description="a disk this full is drained without waiting for full items"
+    )
+    open_warn_s: int = Field(86400, ge=1, description="a .open file older than this is reported")
     grace_s: int = Field(0, ge=0)
     rehash_before_delete: bool = False
     clear_finish_drain: bool = False
@@ -194,6 +223,13 @@ class DrainConfig(Destination):
             raise ValueError("is a number, not yes or no")
         return value
 
+    @field_validator("rate_window")
+    @classmethod
+    def _part_of_a_day(cls, value: str | None) -> str | None:
+        if value is not None:
+            DayWindow.parse(value)
+        return value
+
     @field_validator("description")
     @classmethod
     def _no_relic(cls, value: str) -> str:
@@ -219,6 +255,12 @@ class DrainConfig(Destination):
     def destinations(self) -> tuple[Destination, ...]:
         """Every place a series goes to; all must be proven before a file is deleted."""
         return (self, *self.also)
+
+    @property
+    def pacing(self) -> Pacing:
+        """How fast its files are sent."""
+        window = DayWindow.parse(self.rate_window) if self.rate_window else None
+        return Pacing(self.max_rate, window, self.min_rate or 0)
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
+from pathlib import Path
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
@@ -16,7 +17,7 @@ from sqlalchemy.engine import Connection
 from custody import gate
 from custody.digests import FileState, Fixity, Match, read_file
 from custody.drain import markers
-from custody.drain.series import Series, SeriesFile, SeriesState, Work, series_step
+from custody.drain.series import Series, SeriesFile, SeriesState, Work, is_on_hold, series_step
 from custody.faults import Fault, FaultKind
 from custody.gate import DeleteFacts, ProvenCopy
 from custody.ledger import CopyState
@@ -36,7 +37,7 @@ def delete_proven(work: Work) -> None:
     for member in series.files:
         if _is_gone(work, member):
             continue
-        verdict = gate.may_delete(_facts(series, member, copies[member]))
+        verdict = gate.may_delete(_facts(work, member, copies[member]))
         if verdict.allowed:
             _delete(work, member)
         else:
@@ -44,7 +45,7 @@ def delete_proven(work: Work) -> None:
     fsync_directory(series.directory)
     if kept:
         raise _kept_fault(work, kept, copies)
-    (series.directory / markers.CLEAN_OPEN).replace(series.directory / markers.CLEAN)
+    _close_log(series)
     work.detail |= {"files": len(series.files), "size_bytes": series.size_bytes}
 
 
@@ -56,20 +57,32 @@ def _wait_for_grace(series: Series, copies: Sequence[ProvenCopy]) -> None:
         raise Fault(FaultKind.THROTTLED, series.item, f"its proof is younger than {grace}", until=until)
 
 
-def _facts(series: Series, member: SeriesFile, copies: Sequence[ProvenCopy]) -> DeleteFacts:
+def _close_log(series: Series) -> None:
+    """CLEAN.open becomes CLEAN; after a crash it is that already, and where others deleted it never was there."""
+    log, closed = series.directory / markers.CLEAN_OPEN, series.directory / markers.CLEAN
+    if not closed.exists():
+        markers.append(log, "")
+    if log.exists():
+        log.replace(closed)
+
+
+def _facts(work: Work, member: SeriesFile, copies: Sequence[ProvenCopy]) -> DeleteFacts:
+    """What is known now; where the file is read again, that comes first, for it may take minutes."""
+    series = work.series
     path, config = series.path(member), series.config
     assert member.fixity is not None
+    found = read_file(path).fixity if config.rehash_before_delete else None
     return DeleteFacts(
         recorded=member.fixity,
         recorded_state=member.state,
         found_state=FileState.of_path(path),
-        found=read_file(path).fixity if config.rehash_before_delete else None,
+        found=found,
         rehash=config.rehash_before_delete,
         copies=copies,
         copies_needed=len(config.destinations),
         asked_at=now(),
         grace=timedelta(seconds=config.grace_s),
-        on_hold=series.on_hold,
+        on_hold=is_on_hold(work.ledger, series.id),
         draining=markers.is_draining(config.job_dir),
     )
 
@@ -107,12 +120,11 @@ def _proven_copy(work: Work, member: SeriesFile, place: str, stated: Fixity | No
 def _delete(work: Work, member: SeriesFile) -> None:
     series = work.series
     path = series.path(member)
-    markers.append(series.directory / markers.CLEAN_OPEN, f"rm {path}\n")
     with work.transaction() as connection:
         work.event(connection, "deleting", member.name, detail={"path": str(path)})
-    work.held.check()
-    path.unlink()
-    with work.transaction() as connection:
+        markers.append(series.directory / markers.CLEAN_OPEN, f"rm {path}\n")
+    with work.transaction() as connection:  # while it lasts nobody can take the lease over
+        path.unlink()
         _release(work, connection, member)
 
 
@@ -128,10 +140,10 @@ def _is_gone(work: Work, member: SeriesFile) -> bool:
     path = work.series.path(member)
     if os.path.lexists(path):
         return False
-    log = work.series.directory / markers.CLEAN_OPEN
-    intended = log.exists() and f"rm {path}" in log.read_text("utf-8").splitlines()
+    if _is_released(work, member):
+        return True
     with work.transaction() as connection:
-        if intended:
+        if _was_intended(work.series, path):
             _release(work, connection, member)
         else:
             assert member.file_id is not None
@@ -140,10 +152,23 @@ def _is_gone(work: Work, member: SeriesFile) -> bool:
     return True
 
 
+def _is_released(work: Work, member: SeriesFile) -> bool:
+    """Whether the record of the deletion is complete."""
+    key = place_key(disk_place(work.series.path(member)))
+    query = sa.select(copy_table.c.state).where(copy_table.c.file_id == member.file_id, copy_table.c.place_key == key)
+    with work.ledger.read() as connection:
+        return connection.scalar(query) == CopyState.RELEASED
+
+
+def _was_intended(series: Series, path: Path) -> bool:
+    logs = [series.directory / name for name in (markers.CLEAN_OPEN, markers.CLEAN)]
+    return any(f"rm {path}" in log.read_text("utf-8").splitlines() for log in logs if log.exists())
+
+
 def _kept_fault(work: Work, kept: list[str], copies: Mapping[SeriesFile, list[ProvenCopy]]) -> Fault:
     series = work.series
     reason = f"{len(kept)} of {len(series.files)} files are kept: {'; '.join(kept[:3])}"
-    if series.on_hold:
+    if is_on_hold(work.ledger, series.id):
         release = f"custody drain release {series.id}"
         return Fault(FaultKind.NEEDS_HUMAN, series.item, reason, next_command=release)
     if not markers.is_draining(series.config.job_dir):

@@ -55,7 +55,7 @@ def read_packed(directory: Path) -> tuple[str, int, int]:
     path = directory / PACKED
     with os_errors_as_faults(str(path)):
         words = path.read_text("utf-8", "replace").split()
-    if len(words) != 3 or not (words[1].isdigit() and words[2].isdigit()):
+    if len(words) != 3 or not all(word.isascii() and word.isdigit() for word in words[1:]):
         raise Fault(FaultKind.DATA, str(path), "is not `item count bytes`")
     return words[0], int(words[1]), int(words[2])
 

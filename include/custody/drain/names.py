@@ -114,6 +114,11 @@ def naming(pattern: str) -> Naming:
     return Naming(pattern)
 
 
+def suffix_of(name: str) -> str:
+    """The ending that says what a file is, of SUFFIXES; empty for none of them."""
+    return max((suffix for suffix in SUFFIXES if name.endswith(suffix)), key=len, default="")
+
+
 def is_portable(name: str) -> bool:
     """Whether a file name is safe everywhere it will have to go, with ``.tombstone`` and the like behind it."""
     return len(name) <= MAX_NAME_BYTES and _PORTABLE.fullmatch(name) is not None

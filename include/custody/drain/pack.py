@@ -17,14 +17,14 @@ import sqlalchemy as sa
 from custody.digests import FileState, Fixity, Hasher, Match, blocks, reading
 from custody.drain import markers, tables
 from custody.drain.integrity import Damaged, checker_for
-from custody.drain.names import naming
-from custody.drain.series import Series, SeriesFile, SeriesState, Work, series_step, source_key
+from custody.drain.names import naming, suffix_of
+from custody.drain.series import Series, SeriesFile, SeriesState, Work, free_item, series_step, source_key
 from custody.drain.survey import open_for_writing
 from custody.faults import Fault, FaultKind
 from custody.gate import describe
 from custody.ledger import CopyState
 from custody.ledger.store import disk_place, now
-from custody.publish import PlannedRename, RenamePlan, rename_noclobber
+from custody.publish import PlannedRename, RenamePlan, fsync_directory, rename_noclobber
 
 QUARANTINE = "quarantine"
 
@@ -42,18 +42,57 @@ def pack(work: Work) -> None:
     """Check, hash and move the files of a planned series; see the module."""
     series = work.series
     plan = RenamePlan.load(series.private / markers.PLAN_FILE)
-    if plan is None:
+    if plan is not None:
+        plan = _still_ours(work, plan)
+        series = work.series
+    else:
         good = _read_all(work)
         if not good:
             work.ends_as = SeriesState.DROPPED
             return
+        series = _named_after(work, list(good))
         plan = _record_plan(series, good)
+    if not plan.renames:
+        work.ends_as = SeriesState.DROPPED
+        return
     plan.carry_out()
     _put_on_record(work, plan)
     kept = work.reload()
     size = kept.size_bytes
     markers.write_packed(series.directory, series.item, len(kept.files), size)
     work.detail |= {"files": len(kept.files), "size_bytes": size}
+
+
+def _still_ours(work: Work, plan: RenamePlan) -> RenamePlan:
+    """A plan found after a crash, without the files that were written to since and had not moved yet.
+
+    Faults: NEEDS_HUMAN where it is another series' plan.
+    """
+    series = work.series
+    members = {member.source: member for member in series.files}
+    if not any(rename.source in members for rename in plan.renames):
+        next_command = f"ls -l {series.directory}; move it aside if it is nobody's, then {series.next_command}"
+        raise Fault(FaultKind.NEEDS_HUMAN, str(plan.path), "is another series' plan", next_command=next_command)
+    changed = [rename for rename in plan.renames if _is_left_behind(rename)]
+    if not changed:
+        return plan
+    for rename in changed:
+        if member := members.get(rename.source):
+            _leave(work, member, "changed since the plan to move it was made; a later run looks at it again")
+    work.reload()
+    kept = RenamePlan(plan.path, [rename for rename in plan.renames if rename not in changed], plan.facts)
+    kept.record()
+    return kept
+
+
+def _is_left_behind(rename: PlannedRename) -> bool:
+    """Whether a file has not moved and is no longer the one that was to move."""
+    if os.path.lexists(rename.target):
+        return False
+    try:
+        return FileState.of_path(rename.source) != rename.state
+    except FileNotFoundError:
+        return True
 
 
 def _read_all(work: Work) -> dict[SeriesFile, _Read]:
@@ -81,10 +120,10 @@ def _is_as_planned(member: SeriesFile) -> bool:
 
 def _read(work: Work, member: SeriesFile) -> _Read:
     """Digests and integrity in one read. Raises Damaged."""
-    warc = naming(work.series.config.warc_naming).parse(member.source.name)
-    checker, records = checker_for(warc.suffix if warc else member.source.suffix)
+    suffix = suffix_of(member.source.name)
+    checker, records = checker_for(suffix)
     hasher = Hasher()
-    checking = work.series.config.verify_gzip and not (warc and warc.suffix == ".wacz")
+    checking = work.series.config.verify_gzip and suffix != ".wacz"
     with reading(member.source) as descriptor:
         for block in blocks(descriptor):
             hasher.update(block)
@@ -128,6 +167,28 @@ def _leave(work: Work, member: SeriesFile, reason: str, what: str = "leave") -> 
     work.detail.setdefault(what, []).append(member.source.name)
 
 
+def _named_after(work: Work, members: list[SeriesFile]) -> Series:
+    """Give the item the name of the files that are left, where its first or last file had to leave."""
+    series, config = work.series, work.series.config
+    kind = naming(config.warc_naming)
+    first, last = kind.parse(members[0].source.name), kind.parse(members[-1].source.name)
+    if first is None or last is None or _is_in_place(series, members):
+        return series
+    item = free_item(work.ledger, config, first, last, own=series.item)
+    if item == series.item:
+        return series
+    with work.transaction() as connection:
+        values = {"item": item, "directory": str(config.xfer_dir / item)}
+        connection.execute(sa.update(tables.series).where(tables.series.c.id == series.id).values(**values))
+        work.event(connection, "rename", item, detail={"was": series.item})
+    return work.reload()
+
+
+def _is_in_place(series: Series, members: list[SeriesFile]) -> bool:
+    """Whether the files of an adopted series lie in its directory already."""
+    return any(member.source.parent == series.directory for member in members)
+
+
 def _record_plan(series: Series, good: dict[SeriesFile, _Read]) -> RenamePlan:
     """Write down what goes where, with the digests just made, before anything moves."""
     names = _names_in_item(series, list(good))
@@ -145,6 +206,8 @@ def _record_plan(series: Series, good: dict[SeriesFile, _Read]) -> RenamePlan:
         next_command = f"look at it; move it aside, then {series.next_command}"
         raise Fault(FaultKind.NEEDS_HUMAN, str(series.directory), reason, next_command=next_command)
     series.private.mkdir(parents=True, exist_ok=True)
+    fsync_directory(series.directory)
+    fsync_directory(series.directory.parent)
     plan = RenamePlan(series.private / markers.PLAN_FILE, renames, facts)
     plan.record()
     return plan
@@ -153,14 +216,14 @@ def _record_plan(series: Series, good: dict[SeriesFile, _Read]) -> RenamePlan:
 def _names_in_item(series: Series, members: list[SeriesFile]) -> dict[SeriesFile, str]:
     """The names in the item: short where the configuration asks for it and no two files would share one."""
     full = {member: member.source.name for member in members}
-    in_place = any(member.source.parent == series.directory for member in members)
-    if in_place or not series.config.compact_names:
+    if _is_in_place(series, members) or not series.config.compact_names:
         return full
     kind = naming(series.config.warc_naming)
     parsed = {member: kind.parse(name) for member, name in full.items()}
     short = {member: warc.compact if warc else full[member] for member, warc in parsed.items()}
     taken = list(short.values())
-    return {member: full[member] if taken.count(name) > 1 else name for member, name in short.items()}
+    names = {member: full[member] if taken.count(name) > 1 else name for member, name in short.items()}
+    return names if len(set(names.values())) == len(names) else full
 
 
 def _put_on_record(work: Work, plan: RenamePlan) -> None:

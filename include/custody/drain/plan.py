@@ -1,83 +1,114 @@
-"""Which files go into one item. Pure: a list of candidates in, series out.
-
-Greedy by sorted name within one crawl and crawler: a series is full when the next file does not fit, when it is filled
-exactly, or when it has the greatest number of files. What remains waits for more, unless the crawl is finished, the
-oldest file has waited long enough, or the disk is under pressure. A file larger than a series may be goes alone.
-"""
+"""Plan: what a run will work on. Directories nobody has on record, series an earlier run left, and new ones."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from itertools import groupby
+import time
+from collections import Counter
+from dataclasses import dataclass, field
 
-from custody.digests import FileState
-from custody.drain.names import WarcName
+from custody import lease
+from custody.drain import markers
+from custody.drain.adopt import Adopted, adopt
+from custody.drain.config import DrainConfig
+from custody.drain.packing import Candidate, Limits, PackingPlan, plan_packing
+from custody.drain.series import ROOM, free_item, reserve, reserved_sources, take_up, unfinished
+from custody.drain.survey import Survey, survey
+from custody.drain.units import format_size
+from custody.faults import Fault
+from custody.host import LocalHost
+from custody.ledger import Ledger
 
 
 @dataclass(frozen=True)
-class Candidate:
-    """A file of the job directory that may be packed, as it was seen."""
+class PlannedSeries:
+    """A series that is planned; ``id`` is None in a dry run."""
 
-    warc: WarcName
-    state: FileState
+    id: int | None
+    item: str
+    names: tuple[str, ...]
+    size_bytes: int
+
+
+@dataclass(frozen=True)
+class Planned:
+    """What a planning run found and decided."""
+
+    survey: Survey
+    adopted: tuple[Adopted, ...] = ()
+    resumed: tuple[int, ...] = ()
+    planned: tuple[PlannedSeries, ...] = ()
+    waiting: tuple[str, ...] = ()
+    refused: tuple[Fault, ...] = field(default=(), compare=False)
 
     @property
-    def size_bytes(self) -> int:
-        """Its size when it was seen."""
-        return self.state.size_bytes
+    def series_ids(self) -> list[int]:
+        """All series there is work on, those begun earlier first."""
+        return [*self.resumed, *(series.id for series in self.planned if series.id is not None)]
 
 
-@dataclass(frozen=True)
-class Limits:
-    """What a series may hold. Sizes in bytes; ``max_size_bytes`` and ``max_files`` are inclusive."""
+def plan_series(ledger: Ledger, config_name: str, config: DrainConfig, *, who: str, dry_run: bool = False) -> Planned:
+    """Survey the disk and reserve series, beside those that an earlier run left unfinished.
 
-    max_size_bytes: int
-    max_files: int
-
-
-@dataclass(frozen=True)
-class PackingPlan:
-    """Series to be made, in order, and the files that wait for more."""
-
-    series: tuple[tuple[Candidate, ...], ...]
-    waiting: tuple[Candidate, ...]
-
-
-def plan_packing(candidates: Iterable[Candidate], limits: Limits, *, flush: bool, mix: bool = False) -> PackingPlan:
-    """Divide candidates into series.
-
-    :param flush: close the last, not yet full series of every group too (crawl finished, age, disk pressure).
-    :param mix: let files of several crawls or hosts share an item, as draintasker did.
+    One run plans a configuration at a time; a dry run decides the same and writes nothing. Faults: CONFLICT where
+    another run is planning.
     """
-    ordered = sorted(candidates, key=lambda candidate: (_group(candidate, mix), candidate.warc.name))
-    series: list[tuple[Candidate, ...]] = []
-    waiting: list[Candidate] = []
-    for _, members in groupby(ordered, key=lambda candidate: _group(candidate, mix)):
-        full, rest = _fill(list(members), limits)
-        series += full
-        if rest and flush:
-            series.append(tuple(rest))
-        else:
-            waiting += rest
-    return PackingPlan(tuple(series), tuple(waiting))
+    if dry_run:
+        return _plan(ledger, config_name, config, who=who, dry_run=True)
+    with lease.hold(ledger, f"drain/plan/{config_name}"):
+        return _plan(ledger, config_name, config, who=who, dry_run=False)
 
 
-def _group(candidate: Candidate, mix: bool) -> tuple[str, str]:
-    return ("", "") if mix else candidate.warc.group
+def _plan(ledger: Ledger, config_name: str, config: DrainConfig, *, who: str, dry_run: bool) -> Planned:
+    adopted = () if dry_run else tuple(adopt(ledger, config_name, config, who=who))
+    resumed = tuple(unfinished(ledger, config_name, max_attempts=config.max_attempts))
+    if not dry_run:
+        take_up(ledger, resumed, config)
+    found = survey(config)
+    taken = reserved_sources(ledger, [config.job_dir / candidate.warc.name for candidate in found.candidates])
+    free = [candidate for candidate in found.candidates if config.job_dir / candidate.warc.name not in taken]
+    packing = _pack(free, config)
+    planned: list[PlannedSeries] = []
+    refused: list[Fault] = []
+    used: set[str] = set()
+    for members in packing.series:
+        try:
+            item = free_item(ledger, config, members[0].warc, members[-1].warc, used=used)
+        except Fault as fault:
+            refused.append(fault)
+            continue
+        used.add(item)
+        names = tuple(member.warc.name for member in members)
+        size = sum(member.size_bytes for member in members)
+        series_id = None
+        if not dry_run:
+            with ledger.begin() as connection:
+                series_id = reserve(connection, config_name, config, item, members)
+                detail = {"files": len(names), "size_bytes": size}
+                ledger.record_event(connection, who=who, room=ROOM, what="plan", subject=item, detail=detail)
+        planned.append(PlannedSeries(series_id, item, names, size))
+    waiting = tuple(candidate.warc.name for candidate in packing.waiting)
+    return Planned(found, adopted, resumed, tuple(planned), waiting, tuple(refused))
 
 
-def _fill(members: Sequence[Candidate], limits: Limits) -> tuple[list[tuple[Candidate, ...]], list[Candidate]]:
-    full: list[tuple[Candidate, ...]] = []
-    current: list[Candidate] = []
-    size = 0
-    for member in members:
-        if current and size + member.size_bytes > limits.max_size_bytes:
-            full.append(tuple(current))
-            current, size = [], 0
-        current.append(member)
-        size += member.size_bytes
-        if size >= limits.max_size_bytes or len(current) >= limits.max_files:
-            full.append(tuple(current))
-            current, size = [], 0
-    return full, current
+def _pack(free: list[Candidate], config: DrainConfig) -> PackingPlan:
+    usage = LocalHost().disk_usage(config.job_dir)
+    flush = markers.is_finishing(config.job_dir) or usage.used_pct >= config.pressure_pct
+    if config.max_wait_s is not None and free:
+        oldest_s = min(candidate.state.mtime_ns for candidate in free) / 1e9
+        flush = flush or time.time() - oldest_s > config.max_wait_s
+    return plan_packing(free, Limits(config.max_size, config.max_files), flush=flush, mix=config.mix_crawls)
+
+
+def describe(planned: Planned) -> list[str]:
+    """What was found and decided, in lines for a log."""
+    found = planned.survey
+    lines = [f"{len(found.candidates)} files may be packed, {format_size(found.size_bytes)}"]
+    lines += [f"taken over: {one.item}, {one.files} files, {one.was}; now {one.state}" for one in planned.adopted]
+    lines += [f"goes on: series {series_id}" for series_id in planned.resumed]
+    lines += [f"new: {one.item}, {len(one.names)} files, {format_size(one.size_bytes)}" for one in planned.planned]
+    if planned.waiting:
+        lines.append(f"{len(planned.waiting)} files wait for more (FINISH_DRAIN packs them now)")
+    for reason, count in Counter(leftover.reason for leftover in found.leftovers).items():
+        names = [leftover.name for leftover in found.leftovers if leftover.reason == reason]
+        lines.append(f"not packed, {reason}: {count} ({', '.join(names[:5])}{', …' if count > 5 else ''})")
+    return lines + [f"refused: {fault}" for fault in planned.refused]

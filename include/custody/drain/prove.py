@@ -11,8 +11,9 @@ from custody import gate
 from custody.digests import Fixity
 from custody.drain import markers
 from custody.drain.config import ProofKind
+from custody.drain.metadata import describe_item
 from custody.drain.series import Series, SeriesFile, SeriesState, Work, series_step
-from custody.drain.targets import Target
+from custody.drain.targets import Settling, Target
 from custody.faults import Fault, FaultKind
 from custody.ledger import CopyState
 from custody.ledger.store import now
@@ -30,11 +31,15 @@ def prove(work: Work) -> None:
     markers.write_json(series.private / markers.PROOFS_FILE, notes)
     urls = {member.name: work.targets[0].url(series.item, member.name) for member in series.files}
     markers.write_tombstones(series.directory, urls)
+    for target in work.targets:
+        target.finish(describe_item(series), list(urls))
     work.detail |= {"files": len(series.files), "copies": len(work.targets)}
 
 
 def _ask(work: Work, target: Target, kind: ProofKind) -> dict[str, Fixity | None]:
     series = work.series
+    if isinstance(target, Settling):
+        target.settle(series.item)
     listed = target.look(series.item, [member.name for member in series.files])
     if kind is ProofKind.LISTING:
         return listed

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -16,9 +16,11 @@ from sqlalchemy.engine import Connection
 
 from custody import lease
 from custody.digests import FileState, Fixity
-from custody.drain import tables
+from custody.drain import markers, tables
 from custody.drain.config import DrainConfig
-from custody.drain.plan import Candidate
+from custody.drain.hooks import run_hook
+from custody.drain.names import WarcName, item_name
+from custody.drain.packing import Candidate
 from custody.faults import Fault, FaultKind, from_os_error
 from custody.ledger import Ledger
 from custody.ledger.store import disk_place, now, place_key
@@ -74,6 +76,7 @@ class Series:
     directory: Path
     state: SeriesState
     on_hold: bool
+    attempts: int
     fault: FaultKind | None
     fault_text: str | None
     changed_at: datetime
@@ -114,6 +117,7 @@ def reserve(
         "directory": str(config.xfer_dir / item),
         "state": SeriesState.PLANNED,
         "on_hold": False,
+        "attempts": 0,
         "planned_at": at,
         "changed_at": at,
     }
@@ -154,7 +158,30 @@ def reserved_sources(ledger: Ledger, sources: Sequence[Path]) -> set[Path]:
     return found
 
 
-def is_item_taken(ledger: Ledger, item: str) -> bool:
+def free_item(
+    ledger: Ledger,
+    config: DrainConfig,
+    first: WarcName,
+    last: WarcName,
+    *,
+    used: Collection[str] = (),
+    own: str | None = None,
+) -> str:
+    """The item of the files from ``first`` to ``last``.
+
+    Numbered where the plain name is taken: in ``used``, by a directory here, or by a series on record. ``own`` is the
+    name the series has already, if any. Faults: CONFIG where no legal name comes out.
+    """
+    number = 0
+    while True:
+        item = item_name(first, last, compact=config.compact_names, template=config.item_naming, number=number)
+        taken = item in used or (config.xfer_dir / item).exists() or _is_item_taken(ledger, item)
+        if item == own or not taken:
+            return item
+        number += 1
+
+
+def _is_item_taken(ledger: Ledger, item: str) -> bool:
     """Whether a series of this name is on record, wherever its directory is by now."""
     table = tables.series
     query = sa.select(table.c.id).where(table.c.item == item, table.c.state != SeriesState.DROPPED).limit(1)
@@ -162,14 +189,15 @@ def is_item_taken(ledger: Ledger, item: str) -> bool:
         return connection.scalar(query) is not None
 
 
-def unfinished(ledger: Ledger, config_name: str) -> list[int]:
-    """Series of a configuration that still have a way to go, oldest first."""
+def unfinished(ledger: Ledger, config_name: str, *, max_attempts: int | None = None) -> list[int]:
+    """Series of a configuration that still have a way to go, oldest first; without those given up on, if asked."""
     table = tables.series
+    tried = sa.true() if max_attempts is None else table.c.attempts < max_attempts
     with ledger.read() as connection:
         return list(
             connection.scalars(
                 sa.select(table.c.id)
-                .where(table.c.config == config_name, table.c.state.not_in(FINISHED))
+                .where(table.c.config == config_name, table.c.state.not_in(FINISHED), tried)
                 .order_by(table.c.id)
             )
         )
@@ -214,11 +242,18 @@ def load(ledger: Ledger, series_id: int) -> Series:
         directory=Path(row.directory),
         state=SeriesState(row.state),
         on_hold=row.on_hold,
+        attempts=row.attempts,
         fault=FaultKind(row.fault) if row.fault else None,
         fault_text=row.fault_text,
         changed_at=row.changed_at,
         files=tuple(_member(member) for member in members),
     )
+
+
+def is_on_hold(ledger: Ledger, series_id: int) -> bool:
+    """Whether an operator holds a series at this moment."""
+    with ledger.read() as connection:
+        return bool(connection.scalar(sa.select(tables.series.c.on_hold).where(tables.series.c.id == series_id)))
 
 
 def _member(row: Any) -> SeriesFile:
@@ -301,17 +336,18 @@ def series_step(name: str, *, needs: SeriesState, makes: SeriesState) -> Callabl
                 series = load(ledger, series_id)
                 if series.state.rank >= makes.rank:
                     return series
+                _require_draining(series)
                 work = Work(ledger, series, who, held, targets, ends_as=makes)
                 try:
                     _require(series, needs, name)
+                    facts = {"item": series.item, "directory": str(series.directory)}
+                    run_hook(series.config, "before", name, facts)
                     do(work)
+                    run_hook(series.config, "on", name, facts)
                 except OSError as error:
-                    fault = from_os_error(error)
-                    _record_fault(work, name, fault)
-                    raise fault from error
+                    raise _on_record(work, name, from_os_error(error)) from error
                 except Fault as fault:
-                    _record_fault(work, name, fault)
-                    raise
+                    raise _on_record(work, name, fault) from fault
                 with work.transaction() as connection:
                     set_state(connection, series_id, work.ends_as)
                     work.event(connection, name, work.series.item, detail=work.detail)
@@ -324,12 +360,19 @@ def series_step(name: str, *, needs: SeriesState, makes: SeriesState) -> Callabl
 
 def set_state(connection: Connection, series_id: int, state: SeriesState) -> None:
     """Move a series on and clear its fault; a finished one lets go of its sources."""
-    values: dict[str, Any] = {"state": state, "changed_at": now(), "fault": None, "fault_text": None}
+    values: dict[str, Any] = {"state": state, "changed_at": now(), "attempts": 0, "fault": None, "fault_text": None}
     connection.execute(sa.update(tables.series).where(tables.series.c.id == series_id).values(**values))
     if state in FINISHED:
         members = tables.series_file
         released = sa.literal("done-") + sa.cast(members.c.id, sa.String(20))
         connection.execute(sa.update(members).where(members.c.series_id == series_id).values(source_key=released))
+
+
+def _require_draining(series: Series) -> None:
+    """The operator's switch is looked at before every step; what waits for it is not a fault of the series."""
+    if not markers.is_draining(series.config.job_dir):
+        switch = f"touch {series.config.job_dir / markers.DRAINME}"
+        raise Fault(FaultKind.CANCELLED, series.item, "not draining (no DRAINME)", next_command=switch)
 
 
 def _require(series: Series, needs: SeriesState, step: str) -> None:
@@ -343,17 +386,24 @@ def _require(series: Series, needs: SeriesState, step: str) -> None:
         )
 
 
-def _record_fault(work: Work, step: str, fault: Fault) -> None:
+def _on_record(work: Work, step: str, fault: Fault) -> Fault:
+    """Put a fault on record and return the one to raise.
+
+    Nothing is tried for ever: what time alone has not mended after so many attempts is for a person.
+    """
     if fault.kind is FaultKind.CONFLICT and work.held.lost:
-        return  # the lease is somebody else's now, and so is the record
+        return fault  # the lease is somebody else's now, and so is the record
+    attempts = work.series.attempts + fault.kind.is_worth_a_retry
+    if fault.kind.is_worth_a_retry and attempts >= work.series.config.max_attempts:
+        reason = f"{fault.reason}; given up after {attempts} attempts"
+        next_command = f"custody drain retry {work.series.id}"
+        fault = Fault(FaultKind.NEEDS_HUMAN, fault.subject, reason, next_command=next_command)
+    values = {"fault": fault.kind, "fault_text": str(fault), "attempts": attempts, "changed_at": now()}
     try:
         with work.transaction() as connection:
-            connection.execute(
-                sa.update(tables.series)
-                .where(tables.series.c.id == work.series.id)
-                .values(fault=fault.kind, fault_text=str(fault), changed_at=now())
-            )
+            connection.execute(sa.update(tables.series).where(tables.series.c.id == work.series.id).values(**values))
             detail = work.detail | {"fault": str(fault)}
             work.event(connection, step, work.series.item, result=fault.kind, detail=detail)
     except Fault as second:
         fault.add_note(f"and the ledger could not be told: {second}")
+    return fault

@@ -1,4 +1,4 @@
-"""Look at a crawl disk: which files may be packed, and why the others may not; then plan series from them.
+"""Survey: look at a crawl disk, which files may be packed, and why the others may not.
 
 Nothing is touched here. A file is a candidate when its name is of the configured kind, it is a regular file, no program
 has it open for writing, and it has rested long enough. That it is still the same is looked at again when it is packed.
@@ -9,22 +9,17 @@ from __future__ import annotations
 import os
 import stat
 import time
-from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from custody.digests import FileState
 from custody.drain import markers
-from custody.drain.adopt import Adopted, adopt
 from custody.drain.config import DrainConfig
-from custody.drain.names import IN_PROGRESS, WarcName, is_portable, item_name, naming
-from custody.drain.plan import Candidate, Limits, PackingPlan, plan_packing
-from custody.drain.series import ROOM, is_item_taken, reserve, reserved_sources, take_up, unfinished
-from custody.drain.units import format_size
+from custody.drain.names import IN_PROGRESS, WarcName, is_portable, naming
+from custody.drain.packing import Candidate
 from custody.faults import Fault, FaultKind, os_errors_as_faults
 from custody.host import DiskUsage, LocalHost
-from custody.ledger import Ledger
 
 OWN_NAMES = {markers.DRAINME, markers.FINISH_DRAIN, "PACKED.open", "quarantine"}
 
@@ -58,33 +53,6 @@ class DiskCheck:
     draining: bool
     finishing: bool
     usage: DiskUsage
-
-
-@dataclass(frozen=True)
-class PlannedSeries:
-    """A series that is planned; ``id`` is None in a dry run."""
-
-    id: int | None
-    item: str
-    names: tuple[str, ...]
-    size_bytes: int
-
-
-@dataclass(frozen=True)
-class Planned:
-    """What a planning run found and decided."""
-
-    survey: Survey
-    adopted: tuple[Adopted, ...] = ()
-    resumed: tuple[int, ...] = ()
-    planned: tuple[PlannedSeries, ...] = ()
-    waiting: tuple[str, ...] = ()
-    refused: tuple[Fault, ...] = field(default=(), compare=False)
-
-    @property
-    def series_ids(self) -> list[int]:
-        """All series there is work on, those begun earlier first."""
-        return [*self.resumed, *(series.id for series in self.planned if series.id is not None)]
 
 
 def check_disk(config: DrainConfig) -> DiskCheck:
@@ -183,80 +151,5 @@ def _opened_to_write(descriptor: Path) -> bool:
     return int(flags, 8) & os.O_ACCMODE != os.O_RDONLY
 
 
-def plan_series(ledger: Ledger, config_name: str, config: DrainConfig, *, who: str, dry_run: bool = False) -> Planned:
-    """Survey the disk and reserve series, beside those that an earlier run left unfinished.
-
-    A dry run decides the same and writes nothing.
-    """
-    adopted = () if dry_run else tuple(adopt(ledger, config_name, config, who=who))
-    resumed = tuple(unfinished(ledger, config_name))
-    if not dry_run:
-        take_up(ledger, resumed, config)
-    found = survey(config)
-    taken = reserved_sources(ledger, [config.job_dir / candidate.warc.name for candidate in found.candidates])
-    free = [candidate for candidate in found.candidates if config.job_dir / candidate.warc.name not in taken]
-    packing = _pack(free, config)
-    planned: list[PlannedSeries] = []
-    refused: list[Fault] = []
-    used: set[str] = set()
-    for members in packing.series:
-        try:
-            item = _free_item(ledger, config, members, used)
-        except Fault as fault:
-            refused.append(fault)
-            continue
-        used.add(item)
-        names = tuple(member.warc.name for member in members)
-        size = sum(member.size_bytes for member in members)
-        series_id = None
-        if not dry_run:
-            with ledger.begin() as connection:
-                series_id = reserve(connection, config_name, config, item, members)
-                detail = {"files": len(names), "size_bytes": size}
-                ledger.record_event(connection, who=who, room=ROOM, what="plan", subject=item, detail=detail)
-        planned.append(PlannedSeries(series_id, item, names, size))
-    waiting = tuple(candidate.warc.name for candidate in packing.waiting)
-    return Planned(found, adopted, resumed, tuple(planned), waiting, tuple(refused))
-
-
-def _pack(free: list[Candidate], config: DrainConfig) -> PackingPlan:
-    flush = markers.is_finishing(config.job_dir)
-    if config.max_wait_s is not None and free:
-        oldest_s = min(candidate.state.mtime_ns for candidate in free) / 1e9
-        flush = flush or time.time() - oldest_s > config.max_wait_s
-    return plan_packing(free, Limits(config.max_size, config.max_files), flush=flush, mix=config.mix_crawls)
-
-
-def _free_item(ledger: Ledger, config: DrainConfig, members: tuple[Candidate, ...], used: set[str]) -> str:
-    """The item's name, numbered where the plain one is taken: by a directory here, or by a series on record."""
-    number = 0
-    while True:
-        item = item_name(
-            members[0].warc,
-            members[-1].warc,
-            compact=config.compact_names,
-            template=config.item_naming,
-            number=number,
-        )
-        if item not in used and not (config.xfer_dir / item).exists() and not is_item_taken(ledger, item):
-            return item
-        number += 1
-
-
 def _printable(name: str) -> str:
     return name if name.isprintable() else ascii(name)
-
-
-def describe(planned: Planned) -> list[str]:
-    """What was found and decided, in lines for a log."""
-    found = planned.survey
-    lines = [f"{len(found.candidates)} files may be packed, {format_size(found.size_bytes)}"]
-    lines += [f"taken over: {one.item}, {one.files} files, {one.was}; now {one.state}" for one in planned.adopted]
-    lines += [f"goes on: series {series_id}" for series_id in planned.resumed]
-    lines += [f"new: {one.item}, {len(one.names)} files, {format_size(one.size_bytes)}" for one in planned.planned]
-    if planned.waiting:
-        lines.append(f"{len(planned.waiting)} files wait for more (FINISH_DRAIN packs them now)")
-    for reason, count in Counter(leftover.reason for leftover in found.leftovers).items():
-        names = [leftover.name for leftover in found.leftovers if leftover.reason == reason]
-        lines.append(f"not packed, {reason}: {count} ({', '.join(names[:5])}{', …' if count > 5 else ''})")
-    return lines + [f"refused: {fault}" for fault in planned.refused]

@@ -28,6 +28,9 @@ series = Table(
     Column("directory", Text, nullable=False, doc="xfer_dir/item"),
     Column("state", String(16), nullable=False, doc="a SeriesState"),
     Column("on_hold", Boolean, nullable=False, default=False),
+    Column(
+        "attempts", Integer, nullable=False, default=0, doc="faults in this state that time alone might have mended"
+    ),
     Column("fault", String(16), doc="kind of the fault that stopped it, or null"),
     Column("fault_text", Text),
     Column("planned_at", Utc, nullable=False),

@@ -47,6 +47,7 @@ def upload(work: Work) -> None:
     """Send to every target what is missing there, several files at a time; see the module."""
     series = work.series
     log = series.directory / markers.LAUNCH_OPEN
+    work.held.check()
     markers.append(log, f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ} {work.who} sends {series.item}\n")
     work.detail |= {"sent": 0, "was_there": 0}
     for target in work.targets:
@@ -115,9 +116,10 @@ def _record_sent(work: Work, target: Target, member: SeriesFile, receipt: Receip
             "total_time_seconds": f"{receipt.duration_s:.3f}",
             "etag": receipt.stated.digests.get("md5", "-"),
         }
-        markers.append_task(series.directory, receipt.url, facts)
     with work.transaction() as connection:
         assert member.file_id is not None
+        if receipt:
+            markers.append_task(series.directory, receipt.url, facts)
         work.ledger.record_copy(connection, member.file_id, place, CopyState.SENT)
         work.event(connection, "sent", member.name, detail={"place": place})
 

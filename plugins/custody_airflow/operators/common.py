@@ -10,8 +10,11 @@
 
 from __future__ import annotations
 
+import os
 import random
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -23,13 +26,36 @@ from custody.faults import Fault, FaultKind
 SHORTEST_DEFERRAL = timedelta(seconds=15)  # below that a trigger can fire before the scheduler has put the task away
 DEFAULT_PAUSE = timedelta(seconds=60)
 
+RETRY_DELAY = timedelta(seconds=float(os.environ.get("CUSTODY_RETRY_DELAY_S", "15")))
+"""The pause before the first retry of a task; each further one is twice as long. ``$CUSTODY_RETRY_DELAY_S`` sets it."""
+
 RETRY_ARGUMENTS: dict[str, Any] = {
     "retries": 5,
-    "retry_delay": timedelta(seconds=15),
+    "retry_delay": RETRY_DELAY,
     "retry_exponential_backoff": 2.0,
     "max_retry_delay": timedelta(minutes=30),
 }
 """Defaults of every task: whatever may be deferred needs a retry anyway."""
+
+
+def outcome_of(fault: Fault) -> AirflowException:
+    """What Airflow is told of a fault."""
+    match fault.kind:
+        case FaultKind.CONFLICT | FaultKind.CANCELLED:
+            return AirflowSkipException(str(fault))
+        case kind if kind.is_worth_a_retry:
+            return AirflowException(str(fault))
+        case _:
+            return AirflowFailException(str(fault))
+
+
+@contextmanager
+def faults_as_outcomes() -> Iterator[None]:
+    """For sensors, which have their own way of waiting."""
+    try:
+        yield
+    except Fault as fault:
+        raise outcome_of(fault) from fault
 
 
 class CustodyOperator(BaseOperator):
@@ -53,15 +79,10 @@ class CustodyOperator(BaseOperator):
 
     def _answer(self, fault: Fault) -> None:
         """Raise what Airflow makes the outcome of; returns after a short throttling that was sat out here."""
-        match fault.kind:
-            case FaultKind.THROTTLED:
-                self._wait_until(fault.until or datetime.now(UTC) + DEFAULT_PAUSE, fault)
-            case FaultKind.CONFLICT | FaultKind.CANCELLED:
-                raise AirflowSkipException(str(fault)) from fault
-            case FaultKind.TRANSIENT | FaultKind.CAPACITY:
-                raise AirflowException(str(fault)) from fault
-            case _:
-                raise AirflowFailException(str(fault)) from fault
+        if fault.kind is FaultKind.THROTTLED:
+            self._wait_until(fault.until or datetime.now(UTC) + DEFAULT_PAUSE, fault)
+        else:
+            raise outcome_of(fault) from fault
 
     def _wait_until(self, until: datetime, fault: Fault) -> None:
         from airflow.providers.standard.triggers.temporal import DateTimeTrigger
@@ -79,5 +100,6 @@ class CustodyOperator(BaseOperator):
 def run_of(context: Context) -> str:
     """Who acts: DAG, run and task, as the ledger's audit names it."""
     task_instance = context["ti"]
-    mapped = f"[{task_instance.map_index}]" if (task_instance.map_index or -1) >= 0 else ""
+    index = task_instance.map_index
+    mapped = "" if index is None or index < 0 else f"[{index}]"
     return f"{task_instance.dag_id}/{task_instance.run_id}/{task_instance.task_id}{mapped}"

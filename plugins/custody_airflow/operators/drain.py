@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 from airflow.sdk import Asset, BaseBranchOperator, Context
 from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
 
 from custody.drain import config as configuration
-from custody.drain import report, survey
+from custody.drain import plan, report, survey
+from custody.drain.audit import audit
 from custody.drain.config import DrainConfig
 from custody.drain.delete import delete_proven
 from custody.drain.manifest import manifest
@@ -26,7 +27,8 @@ from custody_airflow.operators.common import CustodyOperator, run_of
 
 PROVEN_SERIES = Asset("custody-drain-proven-series", uri="x-custody://drain/proven-series")
 ALL = "all"
-NOT_CONFIGURATION = {"config", "dry_run"}
+NOT_CONFIGURATION = {"config", "dry_run", "action", "days"}
+DRAIN, AUDIT = "drain", "audit"
 MAX_SERIES_A_RUN = 1000  # Airflow maps at most 1024 units; the next run takes the rest
 
 
@@ -55,29 +57,30 @@ def refuse_unknown_keys(context: Context) -> None:
         raise Fault(FaultKind.CONFIG, f"--conf key {unknown[0]!r}", reason)
 
 
-class EachConfigurationOperator(CustodyOperator, BaseBranchOperator):
-    """Decide whether this run works, or only starts one run for each configuration.
+class ChooseOperator(CustodyOperator, BaseBranchOperator):
+    """Decide what a run is: work on one configuration, or only the start of one run for each.
 
-    :param single: task that begins the work on one configuration.
+    :param actions: for each action of the form the task that begins it.
     :param each: mapped task that starts the runs.
     """
 
-    def __init__(self, *, single: str, each: str, **kwargs: Any) -> None:
+    def __init__(self, *, actions: Mapping[str, str], each: str, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self.single = single
+        self.actions = dict(actions)
         self.each = each
 
     def work(self, context: Context) -> list[dict[str, object]]:
         """Branch; returns the confs of the runs to start, none where this run works itself."""
-        if context["params"].get("config") != ALL:
-            configured(context)
-            self.do_branch(context, self.single)
-            return []
         refuse_unknown_keys(context)
+        params = context["params"]
+        if params.get("config") != ALL:
+            configured(context)
+            self.do_branch(context, self.actions[params["action"]])
+            return []
         names = configuration.config_names()
         self.log.info("one run for each of: %s", ", ".join(names) or "no configuration")
         self.do_branch(context, self.each)
-        return [{"config": name, "dry_run": context["params"]["dry_run"]} for name in names]
+        return [{key: params[key] for key in NOT_CONFIGURATION} | {"config": name} for name in names]
 
 
 class CheckDiskOperator(CustodyOperator):
@@ -107,8 +110,8 @@ class PlanSeriesOperator(CustodyOperator):
         name, config = configured(context)
         dry_run = bool(context["params"]["dry_run"])
         ledger = open_ledger()
-        planned = survey.plan_series(ledger, name, config, who=run_of(context), dry_run=dry_run)
-        for line in survey.describe(planned):
+        planned = plan.plan_series(ledger, name, config, who=run_of(context), dry_run=dry_run)
+        for line in plan.describe(planned):
             self.log.info("%s%s", "dry run: " if dry_run else "", line)
         if planned.refused:
             self.log.warning("%d series could not be named", len(planned.refused))
@@ -141,6 +144,7 @@ class SeriesStepOperator(CustodyOperator):
             "%s: %s, %d files, %s", series.item, series.state, len(series.files), format_size(series.size_bytes)
         )
         done = type(self).step(ledger, series.id, who=run_of(context), targets=targets)
+        context["series"] = done.item  # type: ignore[typeddict-unknown-key] # pack may have named it anew
         self.log.info("%s: %s", done.item, done.state)
         if done.state is SeriesState.DROPPED:
             raise AirflowSkipException(f"{done.item}: none of its files could be packed; see quarantine")
@@ -233,10 +237,32 @@ class ReportOperator(CustodyOperator):
         return {"stuck": len(stuck), "quarantined": len(damaged)}
 
 
+class AuditOperator(CustodyOperator):
+    """Compare the ledger with every target and with the disk; anything that drifted fails the task."""
+
+    def work(self, context: Context) -> dict[str, int]:
+        """Audit the series of the last ``days``."""
+        name, config = configured(context)
+        days = int(context["params"]["days"])
+        found = audit(open_ledger(), name, config, targets_of(config), days=days, who=run_of(context))
+        self.log.info("%s: %d series, %d files looked at", name, found.series, found.files)
+        for drift in found.drifts:
+            self.log.error("%s: %s", drift.place, drift.what)
+        if found.drifts:
+            first = found.drifts[0]
+            raise AirflowFailException(
+                f"{name}: {len(found.drifts)} things are not as the ledger says; first {first.place}: {first.what}. "
+                f"Next: custody where-is {first.place.rpartition('/')[2]}"
+            )
+        return {"series": found.series, "files": found.files, "drifts": 0}
+
+
 def _single(context: Context) -> tuple[str, DrainConfig, Ledger]:
     """Name, configuration and ledger of a run; a run that only started others, or a dry one, has no more to do."""
     if context["params"].get("config") == ALL:
         raise AirflowSkipException("every configuration reports in its own run")
+    if context["params"]["action"] != DRAIN:
+        raise AirflowSkipException("nothing was drained")
     if context["params"]["dry_run"]:
         raise AirflowSkipException("dry run: nothing to report")
     name, config = configured(context)

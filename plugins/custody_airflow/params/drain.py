@@ -22,6 +22,14 @@ PARAMS = {
         "values below are the whole configuration.",
         examples=["all", "wide"],
     ),
+    "action": Param(
+        "drain",
+        type="string",
+        enum=["drain", "audit"],
+        values_display={"drain": "Drain the disk", "audit": "Audit what was drained"},
+        title="What to do",
+        description="`audit` compares ledger, targets and disk, and deletes nothing.",
+    ),
     "dry_run": Param(
         False,
         type="boolean",
@@ -55,5 +63,13 @@ PARAMS = {
         title="Grace (seconds)",
         description="How long a proof must have stood before the local file is deleted.",
         section=_SAFETY,
+    ),
+    "days": Param(
+        30,
+        type="integer",
+        minimum=1,
+        title="Audit: days",
+        description="How far back an audit looks.",
+        section="Audit",
     ),
 }

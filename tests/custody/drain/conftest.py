@@ -23,9 +23,7 @@ def store(s3_server: RcloneS3) -> Store:
     """A bucket of its own on the rclone server, whose objects are plain files."""
     bucket = f"archive-{uuid.uuid4().hex[:12]}"
     (s3_server.folder / bucket).mkdir()
-    return Store(
-        s3_server.endpoint_url, s3_server.access_key, s3_server.secret_key, bucket, s3_server.folder / bucket
-    )
+    return Store(s3_server.endpoint_url, s3_server.access_key, s3_server.secret_key, bucket, s3_server.folder / bucket)
 
 
 @pytest.fixture
@@ -53,4 +51,3 @@ def site(tmp_path: Path, store: Store) -> Site:
 def each_site(tmp_path: Path, each_store: Store) -> Site:
     """A site that drains to each of the servers."""
     return make_site(tmp_path, each_store)
-

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from custody.digests import FileState, Fixity, Progress
 
@@ -78,4 +78,20 @@ class Target(Protocol):
 
     def read_back(self, item: str, name: str, progress: Progress | None = None) -> Fixity:
         """Read every stored byte and hash it (md5, sha256)."""
+        ...
+
+    def finish(self, item: Item, names: Sequence[str]) -> None:
+        """Do what is to be done once, after every file of the item is proven; harmless where it was done already."""
+        ...
+
+
+@runtime_checkable
+class Settling(Protocol):
+    """A target that takes a file first and stores it later."""
+
+    def settle(self, item: str) -> None:
+        """Make sure that it has no work under way on the item.
+
+        Faults: THROTTLED while there is some, NEEDS_HUMAN where some has failed.
+        """
         ...

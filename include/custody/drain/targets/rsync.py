@@ -23,10 +23,17 @@ PARTIAL_DIR = ".custody-partial"
 GROUP_MARK = b"custody-group "
 _READ_BYTES = 1 << 16
 
-# The program over there tells the process group it is in, so that it can be ended when the connection is not enough.
-REMOTE_RSYNC = (
-    'sh -c \'read -r _ _ _ _ group _ </proc/$$/stat; echo "custody-group $group" >&2; exec rsync "$@"\' custody'
-)
+_NO_DIRECTORY = 66
+
+# Over there, before rsync itself: say which process group to end should the connection not be enough, and make the
+# item's directory again where somebody took it away, but never the one it lies in.
+_WRAPPER = f"""
+read -r _ _ _ _ group _ </proc/$$/stat; echo "custody-group $group" >&2
+cd -- "$1" || exit {_NO_DIRECTORY}
+mkdir -p -- "$2" || exit 1
+shift 2
+exec rsync "$@"
+"""
 
 _LITERAL = re.compile(rb"^Literal data: ([0-9]+)", re.MULTILINE)
 _DONE = re.compile(rb"^ *([0-9]+) +[0-9]+%", re.MULTILINE)
@@ -40,14 +47,19 @@ class Sent:
 
 
 def arguments(*, stall_s: float, bandwidth_limit_kib_s: int | None = None) -> list[str]:
-    """The start of every transfer's argument vector.
+    """The options of every transfer.
 
     Files keep their time; an interrupted one is kept aside and taken up again; what lies under the temporary name from
     an earlier attempt is compared, not believed by size and time.
     """
-    argv = ["rsync", "-s", "--times", f"--partial-dir={PARTIAL_DIR}", "--ignore-times", "--no-whole-file"]
+    argv = ["-s", "--times", f"--partial-dir={PARTIAL_DIR}", "--ignore-times", "--no-whole-file"]
     argv += ["--info=progress2", "--stats", "--no-human-readable", f"--timeout={max(1, int(stall_s))}"]
     return [*argv, f"--bwlimit={bandwidth_limit_kib_s}"] if bandwidth_limit_kib_s else argv
+
+
+def wrapped(directory: str, item: str) -> list[str]:
+    """The argument vector of rsync on the machine that holds ``directory``; its options come behind it."""
+    return ["sh", "-c", _WRAPPER, "custody", directory, item]
 
 
 def remote_shell(ssh: Sequence[str]) -> str:
@@ -192,9 +204,11 @@ _COMPLAINTS: Sequence[tuple[str, FaultKind, str, str]] = (
     ("No such file or directory", FaultKind.CONFIG, "there is no such directory", "check remote_dir, and its mount"),
     ("not found", FaultKind.CONFIG, "a program is missing", "install rsync, coreutils and findutils on both machines"),
 )
+_CUT_OFF = 12
 _STATUS = {
     1: FaultKind.CONFIG, 2: FaultKind.CONFIG, 3: FaultKind.CONFIG, 4: FaultKind.CONFIG, 6: FaultKind.CONFIG,
-    22: FaultKind.CAPACITY, 24: FaultKind.DATA, 126: FaultKind.CONFIG, 127: FaultKind.CONFIG,
+    22: FaultKind.CAPACITY, 24: FaultKind.DATA, _NO_DIRECTORY: FaultKind.CONFIG,
+    126: FaultKind.CONFIG, 127: FaultKind.CONFIG,
 }  # fmt: skip
 
 
@@ -205,8 +219,9 @@ def classify(returncode: int, stderr: bytes, subject: str, host: str) -> Fault:
     for words, kind, reason, next_step in _COMPLAINTS:
         if words in text:
             return Fault(kind, subject, f"{reason} ({said})", next_command=next_step)
-    if returncode == 255 or "(code 255)" in text:
-        return classify_ssh(host, "\n".join(line for line in text.splitlines() if not line.startswith("rsync")))
+    ssh_said = [line for line in text.splitlines() if line and not line.startswith("rsync")]
+    if returncode == 255 or (returncode == _CUT_OFF and ssh_said):
+        return classify_ssh(host, "\n".join(ssh_said))
     if returncode == 30 or "timeout in data send/receive" in text:
         return Fault(FaultKind.TRANSIENT, subject, f"nothing moved any more ({said})")
     kind = _STATUS.get(returncode, FaultKind.TRANSIENT)

@@ -21,6 +21,7 @@ from custody.digests import Fixity, Hasher, Progress
 from custody.drain.targets import Item, Outgoing, Receipt
 from custody.drain.targets.http_faults import classify, refuse
 from custody.drain.targets.http_put import Sender, Stopwatch
+from custody.drain.targets.pace import Pacing
 from custody.faults import Fault, FaultKind
 
 MANIFEST_KEY = "MANIFEST.txt"
@@ -40,12 +41,14 @@ class S3Target:
 
     :param client: a boto3 S3 client.
     :param credentials: botocore credentials of the same connection.
+    :param pacing: cap and floor of the speed of files.
     """
 
-    def __init__(self, client: Any, credentials: Any, bucket: str) -> None:
+    def __init__(self, client: Any, credentials: Any, bucket: str, *, pacing: Pacing | None = None) -> None:
         self._client = client
         self._credentials = credentials
         self._bucket = bucket
+        self._pacing = pacing
         self._region = client.meta.region_name or "us-east-1"
 
     def place(self, item: str, name: str) -> str:
@@ -79,7 +82,7 @@ class S3Target:
         request = AWSRequest("PUT", url, headers=headers)
         _UnsignedPayload(self._credentials, "s3", self._region).add_auth(request)
         watch = Stopwatch()
-        with Sender(url) as sender:
+        with Sender(url, pacing=self._pacing) as sender:
             answer, read = sender.put_file(parts.path, dict(request.headers.items()), outgoing, progress)
         if answer.status not in {200, 201}:
             raise refuse(answer, place)
@@ -108,6 +111,9 @@ class S3Target:
                 if progress:
                     progress(len(block))
         return hasher.fixity()
+
+    def finish(self, item: Item, names: Sequence[str]) -> None:
+        """See :class:`Target`. There is nothing to do."""
 
 
 @contextmanager

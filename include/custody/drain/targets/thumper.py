@@ -10,7 +10,7 @@ from __future__ import annotations
 import shlex
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import PurePath, PurePosixPath
 from urllib.parse import quote
 
@@ -75,7 +75,7 @@ states "$@" && md5sum -z -- "$@" && states "$@"' custody
 _TIDY = f"""
 cd -- "$1/$2" || exit {_NO_DIRECTORY}
 rm -rf -- {rsync.PARTIAL_DIR}
-xargs -0 -r sh -c 'for name do rm -f -- ".$name.incoming" "..$name.incoming."??????; done' custody
+find . -maxdepth 1 -type f '(' -name '.*.incoming' -o -name '..*.incoming.??????' ')' -delete
 """
 
 
@@ -183,16 +183,19 @@ class ThumperTarget:
     def _transfer(self, item: str, incoming: str, outgoing: Outgoing, progress: Progress | None) -> rsync.Sent:
         place = self.place(item, outgoing.name)
         timeout_s = _patience_s(outgoing.state.size_bytes)
-        argv = rsync.arguments(stall_s=self._stall_s, bandwidth_limit_kib_s=self._limit)
+        options = rsync.arguments(stall_s=self._stall_s, bandwidth_limit_kib_s=self._limit)
+        remote = rsync.wrapped(str(self._directory), item)
         target = f"{self._directory}/{item}/{incoming}"
         if self._pull_from is None:
-            argv += ["--rsh", rsync.remote_shell(self._host.ssh_command()), "--rsync-path", rsync.REMOTE_RSYNC]
-            argv += ["--", str(outgoing.path), rsync.remote_path(self._host.name, target)]
+            shell = rsync.remote_shell(self._host.ssh_command())
+            options += ["--rsh", shell, "--rsync-path", shlex.join(remote)]
+            argv = ["rsync", *options, "--", str(outgoing.path), rsync.remote_path(self._host.name, target)]
             done = rsync.run(argv, timeout_s=timeout_s, progress=progress, end_remote=self._end_remote)
             return rsync.demand_success(done, place, self._host.name)
         source = rsync.remote_path(self._pull_from.host, str(outgoing.path))
-        argv += ["--rsh", rsync.remote_shell(self._pull_from.ssh_command()), "--", source, target]
-        done = self._host.run(["env", "LC_ALL=C", *argv], timeout_s=timeout_s)
+        options += ["--rsh", rsync.remote_shell(self._pull_from.ssh_command())]
+        done = self._host.run(["env", "LC_ALL=C", *remote, *options, "--", source, target], timeout_s=timeout_s)
+        done = replace(done, stderr=rsync.without_group(done.stderr))
         sent = rsync.demand_success(done, place, f"{self._pull_from.host}, as seen from {self._host.name}")
         if progress:
             progress(outgoing.state.size_bytes)
@@ -235,10 +238,9 @@ class ThumperTarget:
             raise Fault(FaultKind.DATA, place, f"cannot be read ({fault.reason})") from fault
         return hasher.fixity()
 
-    def finish(self, item: Item, names: Sequence[str] = ()) -> None:
-        """Sweep away what interrupted transfers left in the item's directory; the files are not touched."""
-        listed = "".join(f"{name}\0" for name in names).encode()
-        self._command(_TIDY, self.place(item.identifier, ""), item.identifier, stdin=listed)
+    def finish(self, item: str) -> None:
+        """See :class:`Target`. Sweeps away what interrupted transfers left beside the files, which are not touched."""
+        self._command(_TIDY, self.place(item, ""), item)
 
     def _command(
         self,

@@ -21,6 +21,7 @@ def upgrade() -> None:
         sa.Column("directory", sa.Text(), nullable=False),
         sa.Column("state", sa.String(length=16), nullable=False),
         sa.Column("on_hold", sa.Boolean(), nullable=False),
+        sa.Column("attempts", sa.Integer(), nullable=False),
         sa.Column("fault", sa.String(length=16), nullable=True),
         sa.Column("fault_text", sa.Text(), nullable=True),
         sa.Column("planned_at", Utc(), nullable=False),
