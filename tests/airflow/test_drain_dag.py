@@ -39,8 +39,12 @@ def stored(site: Any) -> dict[str, str]:
 
 
 def rows(site: Any, table: sa.Table) -> int:
+    """How many rows a table has; that somebody looked at the disk does not count."""
+    query = sa.select(sa.func.count()).select_from(table)
+    if table is event:
+        query = query.where(event.c.what != "look")
     with site.ledger.read() as connection:
-        return int(connection.scalar(sa.select(sa.func.count()).select_from(table)) or 0)
+        return int(connection.scalar(query) or 0)
 
 
 def test_a_disk_is_drained_and_a_second_run_does_nothing(airflow_db: None, drain_site: Any) -> None:

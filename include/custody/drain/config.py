@@ -183,6 +183,7 @@ class DrainConfig(Destination):
     )
     open_warn_s: int = Field(86400, ge=1, description="a .open file older than this is reported")
     grace_s: int = Field(0, ge=0)
+    undo_s: int = Field(0, ge=0, description="how long deleted files stay in the trash of their item; 0: no trash")
     rehash_before_delete: bool = False
     clear_finish_drain: bool = False
 

@@ -16,7 +16,7 @@ from sqlalchemy.engine import Connection
 
 from custody import gate
 from custody.digests import FileState, Fixity, Match, read_file
-from custody.drain import markers
+from custody.drain import markers, trash
 from custody.drain.series import Series, SeriesFile, SeriesState, Work, is_on_hold, series_step
 from custody.faults import Fault, FaultKind
 from custody.gate import DeleteFacts, ProvenCopy
@@ -132,6 +132,9 @@ def _release(work: Work, connection: Connection, member: SeriesFile) -> None:
     path = work.series.path(member)
     assert member.file_id is not None
     work.ledger.record_copy(connection, member.file_id, disk_place(path), CopyState.RELEASED)
+    aside = work.series.private / trash.DIRECTORY / member.name
+    if aside.exists():
+        work.ledger.record_copy(connection, member.file_id, disk_place(aside), CopyState.PRESENT)
     work.event(connection, "deleted", member.name, detail={"path": str(path), "size_bytes": member.state.size_bytes})
 
 

@@ -2,9 +2,9 @@
 
 Bytes are pushed in as they are read. Compressed members are inflated to their end (their checksums are then compared);
 every record must have a header of its kind, a length, and that many bytes. Block digests (``WARC-Block-Digest``) are
-compared too except in gzip files, whose members have a checksum; that of a zstd frame is optional. A file that was cut exactly
-between two records cannot be told from a whole one by its own bytes: the number of records is reported for whoever
-knows how many there should be.
+compared too except in gzip files, whose members have a checksum; that of a zstd frame is optional. A file that was cut
+exactly between two records cannot be told from a whole one by its own bytes: the number of records is reported for
+whoever knows how many there should be.
 """
 
 from __future__ import annotations
@@ -12,7 +12,10 @@ from __future__ import annotations
 import base64
 import hashlib
 import re
+import zipfile
+import zlib
 from collections.abc import Callable
+from pathlib import Path
 from typing import Protocol, cast
 
 import zstandard
@@ -243,3 +246,17 @@ def checker_for(suffix: str) -> tuple[Checker, Records]:
     if suffix.endswith(".zst"):
         return ZstdFile(records), records
     return records, records
+
+
+def check_wacz(path: Path) -> None:
+    """Read every member of a WACZ (a zip file) to its end; raises Damaged where one's checksum is wrong."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            broken = archive.testzip()
+            is_wacz = "datapackage.json" in archive.namelist()
+    except (zipfile.BadZipFile, EOFError, zlib.error) as error:
+        raise Damaged(f"is no whole zip file ({error})") from error
+    if broken:
+        raise Damaged(f"its member {broken} is broken")
+    if not is_wacz:
+        raise Damaged("has no datapackage.json: it is no WACZ")

@@ -16,7 +16,7 @@ import sqlalchemy as sa
 
 from custody.digests import FileState, Fixity, Hasher, Match, blocks, reading
 from custody.drain import markers, tables
-from custody.drain.integrity import Damaged, checker_for
+from custody.drain.integrity import Damaged, check_wacz, checker_for
 from custody.drain.names import naming, suffix_of
 from custody.drain.series import Series, SeriesFile, SeriesState, Work, free_item, series_step, source_key
 from custody.drain.survey import open_for_writing
@@ -123,7 +123,8 @@ def _read(work: Work, member: SeriesFile) -> _Read:
     suffix = suffix_of(member.source.name)
     checker, records = checker_for(suffix)
     hasher = Hasher()
-    checking = work.series.config.verify_gzip and suffix != ".wacz"
+    is_zip = suffix == ".wacz"  # its directory is at its end: it cannot be checked as it goes by
+    checking = work.series.config.verify_gzip and not is_zip
     with reading(member.source) as descriptor:
         for block in blocks(descriptor):
             hasher.update(block)
@@ -132,6 +133,8 @@ def _read(work: Work, member: SeriesFile) -> _Read:
             work.advance(len(block))
     if checking:
         checker.close()
+    elif is_zip and work.series.config.verify_gzip:
+        check_wacz(member.source)
     found = hasher.fixity()
     if member.fixity and member.fixity.compare(found) is Match.DIFFERENT:
         reason = f"is not what the MANIFEST beside it says: {describe(member.fixity)}, read {describe(found)}"

@@ -7,7 +7,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 
 from custody import lease
-from custody.drain import markers
+from custody.drain import markers, trash
 from custody.drain.adopt import Adopted, adopt
 from custody.drain.config import DrainConfig
 from custody.drain.packing import Candidate, Limits, PackingPlan, plan_packing
@@ -59,6 +59,8 @@ def plan_series(ledger: Ledger, config_name: str, config: DrainConfig, *, who: s
 
 
 def _plan(ledger: Ledger, config_name: str, config: DrainConfig, *, who: str, dry_run: bool) -> Planned:
+    if not dry_run:
+        trash.empty(ledger, config_name, config, who=who)
     adopted = () if dry_run else tuple(adopt(ledger, config_name, config, who=who))
     resumed = tuple(unfinished(ledger, config_name, max_attempts=config.max_attempts))
     if not dry_run:

@@ -21,6 +21,7 @@ from custody.drain.packing import Candidate
 from custody.faults import Fault, FaultKind, os_errors_as_faults
 from custody.host import DiskUsage, LocalHost
 
+IS_OPEN = "is in progress by its name"
 OWN_NAMES = {markers.DRAINME, markers.FINISH_DRAIN, "PACKED.open", "quarantine"}
 
 
@@ -70,11 +71,24 @@ def check_disk(config: DrainConfig) -> DiskCheck:
             f"xfer_dir {config.xfer_dir}",
             f"is on another file system than job_dir {config.job_dir}: packing renames, it does not copy",
         )
+    _refuse_beside_draintasker(config)
     return DiskCheck(
         draining=markers.is_draining(config.job_dir),
         finishing=markers.is_finishing(config.job_dir),
         usage=LocalHost().disk_usage(config.job_dir),
     )
+
+
+def _refuse_beside_draintasker(config: DrainConfig) -> None:
+    """Draintasker's pack lock holds a process number; while that process lives, the disk is its."""
+    lock = config.job_dir / "PACKED.open"
+    try:
+        owner = lock.read_text("ascii", "replace").strip()
+    except FileNotFoundError:
+        return
+    if owner.isdigit() and Path(f"/proc/{owner}").exists():
+        reason = f"draintasker (process {owner}) is packing on this disk"
+        raise Fault(FaultKind.NEEDS_HUMAN, str(lock), reason, next_command=f"end it: kill {owner}")
 
 
 def survey(config: DrainConfig, *, now_s: float | None = None) -> Survey:
@@ -94,6 +108,8 @@ def survey(config: DrainConfig, *, now_s: float | None = None) -> Survey:
                 continue  # renamed or deleted by the crawler while we looked
             warc = kind.parse(entry.name)
             reason = _why_not(entry.name, found, warc, at - config.stable_for_s)
+            if reason == IS_OPEN and found.st_mtime < at - config.open_warn_s:
+                reason = f"{IS_OPEN}, yet nothing was written to it for {_days(at - found.st_mtime)}: a dead crawler's?"
             if reason or warc is None:
                 leftovers.append(Leftover(_printable(entry.name), reason or "", found.st_size))
             else:
@@ -106,7 +122,7 @@ def survey(config: DrainConfig, *, now_s: float | None = None) -> Survey:
 
 def _why_not(name: str, found: os.stat_result, warc: WarcName | None, rested_since_s: float) -> str | None:
     if name.endswith(IN_PROGRESS):
-        return "is in progress by its name"
+        return IS_OPEN
     if stat.S_ISLNK(found.st_mode):
         return "is a symbolic link"
     if not stat.S_ISREG(found.st_mode):
@@ -149,6 +165,10 @@ def _opened_to_write(descriptor: Path) -> bool:
     info = (descriptor.parents[1] / "fdinfo" / descriptor.name).read_text()
     flags = next(line.split()[1] for line in info.splitlines() if line.startswith("flags:"))
     return int(flags, 8) & os.O_ACCMODE != os.O_RDONLY
+
+
+def _days(seconds: float) -> str:
+    return f"{seconds / 86400:.0f} days" if seconds >= 2 * 86400 else f"{seconds / 3600:.0f} hours"
 
 
 def _printable(name: str) -> str:

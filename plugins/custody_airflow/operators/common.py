@@ -22,6 +22,7 @@ from airflow.sdk import BaseOperator, Context
 from airflow.sdk.exceptions import AirflowException, AirflowFailException, AirflowSkipException
 
 from custody.faults import Fault, FaultKind
+from custody_airflow.links import CustodyLink
 
 SHORTEST_DEFERRAL = timedelta(seconds=15)  # below that a trigger can fire before the scheduler has put the task away
 DEFAULT_PAUSE = timedelta(seconds=60)
@@ -60,6 +61,8 @@ def faults_as_outcomes() -> Iterator[None]:
 
 class CustodyOperator(BaseOperator):
     """An operator whose work raises faults. Subclasses write :meth:`work`."""
+
+    operator_extra_links = (CustodyLink(),)
 
     def work(self, context: Context) -> Any:
         """Do what the task is for; what is returned goes to XCom: ids and counts only."""

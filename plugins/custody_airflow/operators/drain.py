@@ -9,7 +9,7 @@ from airflow.sdk import Asset, BaseBranchOperator, Context
 from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
 
 from custody.drain import config as configuration
-from custody.drain import plan, report, survey
+from custody.drain import plan, report, view
 from custody.drain.audit import audit
 from custody.drain.config import DrainConfig
 from custody.drain.delete import delete_proven
@@ -89,17 +89,15 @@ class CheckDiskOperator(CustodyOperator):
     def work(self, context: Context) -> dict[str, object]:
         """Check, and say how full the disk is."""
         name, config = configured(context)
-        disk = survey.check_disk(config)
-        self.log.info(
-            "%s: %s is %.1f %% used, %s free",
-            name,
-            config.job_dir,
-            disk.usage.used_pct,
-            format_size(disk.usage.free_bytes),
-        )
-        if not disk.draining:
+        ledger = open_ledger()
+        look = view.look_at_disk(config, view.reserved_keys(ledger, name))
+        used, free = f"{look.used_pct:.1f} % used", f"{format_size(look.free_bytes)} free"
+        self.log.info("%s: %s is %s, %s", name, config.job_dir, used, free)
+        if not context["params"]["dry_run"]:
+            view.record_look(ledger, name, look, who=run_of(context))
+        if not look.draining:
             raise Fault(FaultKind.CANCELLED, name, "not draining", next_command=f"touch {config.job_dir / 'DRAINME'}")
-        return {"used_pct": round(disk.usage.used_pct, 1), "finishing": disk.finishing}
+        return {"used_pct": look.used_pct, "finishing": look.finishing}
 
 
 class PlanSeriesOperator(CustodyOperator):

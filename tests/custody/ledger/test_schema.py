@@ -1,0 +1,143 @@
+"""The ledger's schema: made, brought up to date, and what is said where it is not."""
+
+from __future__ import annotations
+
+import importlib
+import multiprocessing
+import pkgutil
+import socket
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+from alembic.autogenerate import compare_metadata
+from alembic.runtime.migration import MigrationContext
+
+import custody
+from custody.faults import Fault, FaultKind
+from custody.ledger import Ledger
+from custody.ledger.schema import VERSION_TABLE, is_current, upgrade
+from custody.ledger.tables import metadata
+
+TABLE_MODULES = [
+    found.name for found in pkgutil.walk_packages(custody.__path__, "custody.") if found.name.endswith(".tables")
+]
+
+
+def test_every_room_with_tables_is_known_here() -> None:
+    assert "custody.ledger.tables" in TABLE_MODULES
+    assert "custody.drain.tables" in TABLE_MODULES
+
+
+def test_the_migrated_schema_is_the_one_the_program_declares(any_database: str) -> None:
+    for name in TABLE_MODULES:
+        importlib.import_module(name)
+    ledger = upgrade(any_database)
+    with ledger.read() as connection:
+        context = MigrationContext.configure(
+            connection, opts={"version_table": VERSION_TABLE, "compare_type": True, "compare_server_default": True}
+        )
+        assert compare_metadata(context, metadata) == []
+    ledger.close()
+
+
+def test_upgrading_again_changes_nothing(any_database: str) -> None:
+    ledger = upgrade(any_database)
+    with ledger.begin() as connection:
+        ledger.record_event(connection, who="me", room="drain", what="sent", subject="a")
+    again = upgrade(any_database)
+    with again.read() as connection:
+        assert connection.scalar(sa.text("SELECT count(*) FROM event")) == 1
+        assert connection.scalar(sa.text(f"SELECT count(*) FROM {VERSION_TABLE}")) == 1
+    assert is_current(again.engine)
+    again.close()
+
+
+def _upgrade_at_once(url: str, barrier: multiprocessing.synchronize.Barrier, answers: multiprocessing.Queue) -> None:  # type: ignore[type-arg]
+    barrier.wait()
+    try:
+        upgrade(url).close()
+        answers.put("done")
+    except Exception as error:
+        answers.put(repr(error))
+
+
+def test_several_processes_may_upgrade_at_once(any_database: str) -> None:
+    processes = multiprocessing.get_context("fork")
+    barrier, answers = processes.Barrier(3), processes.Queue()
+    children = [processes.Process(target=_upgrade_at_once, args=(any_database, barrier, answers)) for _ in range(3)]
+    for child in children:
+        child.start()
+    try:
+        assert [answers.get(timeout=60) for _ in children] == ["done"] * 3
+    finally:
+        for child in children:
+            child.join(30)
+            child.kill()
+    ledger = Ledger.open(any_database)
+    with ledger.read() as connection:
+        assert connection.scalar(sa.text(f"SELECT count(*) FROM {VERSION_TABLE}")) == 1
+    ledger.close()
+
+
+def test_a_missing_schema_names_the_command_that_makes_it(any_database: str) -> None:
+    with pytest.raises(Fault, match=r"its schema is missing or old\. Next: custody ledger upgrade$") as caught:
+        Ledger.open(any_database)
+    assert caught.value.kind is FaultKind.CONFIG
+    password = sa.make_url(any_database).password
+    assert password is None or password not in str(caught.value)
+
+
+def test_an_old_schema_names_the_command_that_mends_it(any_ledger: Ledger) -> None:
+    with any_ledger.begin() as connection:
+        connection.execute(sa.text(f"UPDATE {VERSION_TABLE} SET version_num = '0001'"))
+    with pytest.raises(Fault, match="custody ledger upgrade") as caught:
+        Ledger.open(any_ledger.url)
+    assert caught.value.kind is FaultKind.CONFIG
+
+
+@pytest.mark.parametrize("driver", ["postgresql+psycopg2", "mysql+pymysql"])
+def test_a_server_that_does_not_answer_is_no_end_and_tells_no_password(driver: str) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))  # bound, and nobody listens
+        url = f"{driver}://custody:very-secret@127.0.0.1:{taken.getsockname()[1]}/ledger"
+        with pytest.raises(Fault, match="does not answer") as caught:
+            Ledger.open(url)
+    assert caught.value.kind is FaultKind.TRANSIENT
+    assert "127.0.0.1" in str(caught.value)
+    _tells_no_secret(caught.value, "very-secret")
+
+
+@pytest.mark.service
+@pytest.mark.parametrize("server", ["postgresql", "mariadb"])
+def test_a_wrong_password_is_not_told(server: str, request: pytest.FixtureRequest) -> None:
+    url = sa.make_url(request.getfixturevalue(server).url).set(password="very-secret")
+    with pytest.raises(Fault, match=r"custody:[*]+@") as caught:
+        Ledger.open(url.render_as_string(hide_password=False))
+    _tells_no_secret(caught.value, "very-secret")
+
+
+@pytest.mark.parametrize("url", ["very-secret", "no-such-database://custody:very-secret@host/x"])
+def test_what_is_no_url_is_a_fault_without_the_url(url: str) -> None:
+    with pytest.raises(Fault) as caught:
+        Ledger.open(url)
+    assert caught.value.kind is FaultKind.CONFIG
+    assert "CUSTODY_LEDGER" in str(caught.value)
+    _tells_no_secret(caught.value, "very-secret")
+
+
+def _tells_no_secret(fault: BaseException | None, secret: str) -> None:
+    while fault is not None:
+        assert secret not in f"{fault} {fault!r}"
+        fault = fault.__cause__
+
+
+def test_a_sqlite_ledger_lies_where_it_was_told_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("CUSTODY_LEDGER", raising=False)
+    monkeypatch.setenv("CUSTODY_HOME", str(tmp_path / "not" / "yet"))
+    from custody.ledger import default_url
+
+    upgrade(default_url()).close()
+    assert (tmp_path / "not" / "yet" / "ledger.sqlite").exists()
+    monkeypatch.setenv("CUSTODY_LEDGER", "postgresql+psycopg2://x/y")
+    assert default_url() == "postgresql+psycopg2://x/y"
