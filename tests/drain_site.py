@@ -27,7 +27,8 @@ from custody.drain.manifest import manifest
 from custody.drain.pack import pack
 from custody.drain.plan import Planned, plan_series
 from custody.drain.prove import prove
-from custody.drain.series import Series, SeriesState, Step, load, take_up
+from custody.drain.series import Series, SeriesState, load, take_up
+from custody.drain.step import Step
 from custody.drain.targets import Target
 from custody.drain.targets.s3 import S3Target
 from custody.drain.upload import create_item, upload

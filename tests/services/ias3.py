@@ -210,9 +210,13 @@ class _Handler(BaseHTTPRequestHandler):
         item = query["identifier"]
         self.archive.work(item, polled=True)
         rows = [task for task in self.archive.tasks if task.item == item and query.get("cmd", task.cmd) == task.cmd]
-        value = {"catalog": [task.row() for task in rows if task.status != "done"]}
+        start = int(query.get("cursor", "c:0")[2:])
+        page = rows[start : start + self.archive.tasks_a_page]
+        value: dict[str, object] = {"catalog": [task.row() for task in page if task.status != "done"]}
         if query.get("history") == "1":
-            value["history"] = [task.row() for task in rows if task.status == "done"]
+            value["history"] = [task.row() for task in page if task.status == "done"]
+        if start + len(page) < len(rows):
+            value["cursor"] = f"c:{start + len(page)}"
         self._json({"success": True, "value": value})
 
     def _file(self, path: str) -> None:

@@ -106,6 +106,7 @@ class Archive:
             self.connections = 0
             self.ingest_after_polls = 0
             self.ingest_after_s = 0.0
+            self.tasks_a_page = 500
             self.limit: dict[str, Any] = {}
             self.answers_continue = True
             self.takes_hex_md5 = self.takes_base64_md5 = True

@@ -6,6 +6,7 @@ import sys
 
 import click
 
+from custody.cli import drain_artifacts
 from custody.cli.show import show
 from custody.drain import actions, plan, report, survey
 from custody.drain import config as configuration
@@ -88,3 +89,7 @@ def retry(series_id: int) -> None:
     """Let the next run take up a series that was given up on."""
     series = actions.retry(Ledger.open(), series_id, who=run_name())
     click.echo(f"{series.item}: the next run takes it up. Next: {series.next_command}")
+
+
+for _command in drain_artifacts.COMMANDS:
+    drain.add_command(_command)

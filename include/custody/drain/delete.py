@@ -17,7 +17,8 @@ from sqlalchemy.engine import Connection
 from custody import gate
 from custody.digests import FileState, Fixity, Match, read_file
 from custody.drain import markers, trash
-from custody.drain.series import Series, SeriesFile, SeriesState, Work, is_on_hold, series_step
+from custody.drain.series import Series, SeriesFile, SeriesState, is_on_hold
+from custody.drain.step import Work, series_step
 from custody.faults import Fault, FaultKind
 from custody.gate import DeleteFacts, ProvenCopy
 from custody.ledger import CopyState
@@ -124,7 +125,10 @@ def _delete(work: Work, member: SeriesFile) -> None:
         work.event(connection, "deleting", member.name, detail={"path": str(path)})
         markers.append(series.directory / markers.CLEAN_OPEN, f"rm {path}\n")
     with work.transaction() as connection:  # while it lasts nobody can take the lease over
-        path.unlink()
+        if series.config.undo_s:
+            trash.put_aside(path, series.private)
+        else:
+            path.unlink()
         _release(work, connection, member)
 
 

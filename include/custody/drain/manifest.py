@@ -9,7 +9,8 @@ from __future__ import annotations
 from custody.digests import FileState
 from custody.drain import markers
 from custody.drain.markers import ManifestEntry
-from custody.drain.series import Series, SeriesFile, SeriesState, Work, series_step
+from custody.drain.series import Series, SeriesFile, SeriesState
+from custody.drain.step import Work, series_step
 from custody.faults import Fault, FaultKind
 
 

@@ -49,6 +49,8 @@ def describe_item(series: Series) -> Item:
         "lastfileserial": last.serial,
     }
     for name, own in config.metadata.items():
+        if any(character.isspace() for character in name):
+            continue  # no header can be called so; draintasker drops it too
         fields[name] = [str(one) for one in own] if isinstance(own, list) else str(own or "")
     return Item(series.item, {name: value for name, value in fields.items() if value}, series.size_bytes)
 

@@ -18,7 +18,8 @@ from custody.digests import FileState, Fixity, Hasher, Match, blocks, reading
 from custody.drain import markers, tables
 from custody.drain.integrity import Damaged, check_wacz, checker_for
 from custody.drain.names import naming, suffix_of
-from custody.drain.series import Series, SeriesFile, SeriesState, Work, free_item, series_step, source_key
+from custody.drain.series import Series, SeriesFile, SeriesState, free_item, source_key
+from custody.drain.step import Work, series_step
 from custody.drain.survey import open_for_writing
 from custody.faults import Fault, FaultKind
 from custody.gate import describe

@@ -12,7 +12,8 @@ from custody.digests import Fixity
 from custody.drain import markers
 from custody.drain.config import ProofKind
 from custody.drain.metadata import describe_item
-from custody.drain.series import Series, SeriesFile, SeriesState, Work, series_step
+from custody.drain.series import Series, SeriesFile, SeriesState
+from custody.drain.step import Work, series_step
 from custody.drain.targets import Settling, Target
 from custody.faults import Fault, FaultKind
 from custody.ledger import CopyState

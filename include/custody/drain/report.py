@@ -119,7 +119,8 @@ def finish_crawl(ledger: Ledger, config_name: str, config: DrainConfig) -> Finis
     """Look whether a crawl whose end was announced is drained; then, if so configured, take FINISH_DRAIN away."""
     finishing = markers.is_finishing(config.job_dir)
     left_series = len(unfinished(ledger, config_name))
-    left_files = len(survey(config).candidates)
+    found = survey(config)
+    left_files = len(found.candidates) + sum(leftover.only_waits for leftover in found.leftovers)
     clear = finishing and config.clear_finish_drain and not left_series and not left_files
     if clear:
         (config.job_dir / markers.FINISH_DRAIN).unlink(missing_ok=True)

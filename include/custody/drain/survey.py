@@ -24,6 +24,9 @@ from custody.host import DiskUsage, LocalHost
 IS_OPEN = "is in progress by its name"
 OWN_NAMES = {markers.DRAINME, markers.FINISH_DRAIN, "PACKED.open", "quarantine"}
 
+YOUNG = "was written to a moment ago"
+BUSY = "a program has it open for writing"
+
 
 @dataclass(frozen=True)
 class Leftover:
@@ -32,6 +35,11 @@ class Leftover:
     name: str
     reason: str
     size_bytes: int
+
+    @property
+    def only_waits(self) -> bool:
+        """Whether a later look will find it a candidate, with nobody doing anything."""
+        return self.reason in {YOUNG, BUSY}
 
 
 @dataclass(frozen=True)
@@ -116,7 +124,7 @@ def survey(config: DrainConfig, *, now_s: float | None = None) -> Survey:
                 candidates[Path(entry.path)] = Candidate(warc, FileState.of(found))
     for path in open_for_writing(candidates):
         candidate = candidates.pop(path)
-        leftovers.append(Leftover(path.name, "a program has it open for writing", candidate.size_bytes))
+        leftovers.append(Leftover(path.name, BUSY, candidate.size_bytes))
     return Survey(tuple(candidates.values()), tuple(leftovers))
 
 
@@ -136,7 +144,7 @@ def _why_not(name: str, found: os.stat_result, warc: WarcName | None, rested_sin
     if found.st_nlink > 1:
         return "has a second name (hard link)"
     if found.st_mtime > rested_since_s:
-        return "was written to a moment ago"
+        return YOUNG
     return None
 
 

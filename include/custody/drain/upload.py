@@ -13,7 +13,8 @@ from custody import gate
 from custody.digests import FileState, Fixity, Match
 from custody.drain import markers
 from custody.drain.metadata import describe_item
-from custody.drain.series import Series, SeriesFile, SeriesState, Work, series_step
+from custody.drain.series import Series, SeriesFile, SeriesState
+from custody.drain.step import Work, series_step
 from custody.drain.targets import Item, Outgoing, Receipt, Target
 from custody.faults import Fault, FaultKind
 from custody.ledger import CopyState
@@ -24,6 +25,9 @@ from custody.publish import write_atomic
 def create_item(work: Work) -> None:
     """Make the item at every target, unless other bytes lie there under its names."""
     series = work.series
+    if len(work.targets) != len(series.config.destinations):
+        reason = f"{len(work.targets)} targets were given for {len(series.config.destinations)} destinations"
+        raise Fault(FaultKind.CONFIG, series.item, reason)
     item = describe_item(series)
     manifest = (series.directory / markers.MANIFEST).read_bytes()
     for target in work.targets:

@@ -85,8 +85,7 @@ def _thumper(config: DrainConfig, place: Destination) -> Target:
     """A second machine, by an ssh connection.
 
     Its extra holds ``host_key`` (required), ``key_file`` or ``private_key``; for ``transfer: pull`` also ``pull_from``
-    (user@host:port of this machine as seen from there) and, over there, ``pull_key_file`` and ``pull_known_hosts``;
-    ``bwlimit_kib_s`` limits each transfer.
+    (user@host:port of this machine as seen from there) and, over there, ``pull_key_file`` and ``pull_known_hosts``.
     """
     from custody.drain.targets.thumper import PullFrom, ThumperTarget
     from custody.host import SshHost, SshTarget
@@ -97,9 +96,6 @@ def _thumper(config: DrainConfig, place: Destination) -> Target:
     extra = connection.extra_dejson
     if not connection.host:
         raise Fault(FaultKind.CONFIG, subject, "has no host")
-    limit = str(extra.get("bwlimit_kib_s", ""))
-    if limit and not limit.isdecimal():
-        raise Fault(FaultKind.CONFIG, subject, f"bwlimit_kib_s {limit!r} is no whole number of KiB a second")
     port = connection.port or 22
     address = SshTarget(
         host=connection.host,
@@ -123,7 +119,8 @@ def _thumper(config: DrainConfig, place: Destination) -> Target:
         place.remote_dir,
         port=port,
         pull_from=pull_from,
-        bandwidth_limit_kib_s=int(limit) if limit else None,
+        pacing=config.pacing,
+        connections=config.upload_connections,
     )
 
 

@@ -16,7 +16,8 @@ from custody.drain.delete import delete_proven
 from custody.drain.manifest import manifest
 from custody.drain.pack import pack
 from custody.drain.prove import prove
-from custody.drain.series import SeriesState, Step, load
+from custody.drain.series import SeriesState, load
+from custody.drain.step import Step
 from custody.drain.units import format_size
 from custody.drain.upload import create_item, upload
 from custody.faults import Fault, FaultKind
@@ -61,7 +62,7 @@ class ChooseOperator(CustodyOperator, BaseBranchOperator):
     """Decide what a run is: work on one configuration, or only the start of one run for each.
 
     :param actions: for each action of the form the task that begins it.
-    :param each: mapped task that starts the runs.
+    :param each: task that begins the start of the runs.
     """
 
     def __init__(self, *, actions: Mapping[str, str], each: str, **kwargs: Any) -> None:
@@ -69,17 +70,25 @@ class ChooseOperator(CustodyOperator, BaseBranchOperator):
         self.actions = dict(actions)
         self.each = each
 
-    def work(self, context: Context) -> list[dict[str, object]]:
-        """Branch; returns the confs of the runs to start, none where this run works itself."""
+    def work(self, context: Context) -> None:
+        """Branch. Nothing can be handed on here: Airflow ends a task where it skips others."""
         refuse_unknown_keys(context)
         params = context["params"]
-        if params.get("config") != ALL:
-            configured(context)
-            self.do_branch(context, self.actions[params["action"]])
-            return []
+        if params.get("config") == ALL:
+            self.do_branch(context, self.each)
+            return
+        configured(context)
+        self.do_branch(context, self.actions[params["action"]])
+
+
+class ListConfigurationsOperator(CustodyOperator):
+    """List the runs to start for ``config: all``: one conf for each configuration there is."""
+
+    def work(self, context: Context) -> list[dict[str, object]]:
+        """Look into the directory of configurations."""
+        params = context["params"]
         names = configuration.config_names()
         self.log.info("one run for each of: %s", ", ".join(names) or "no configuration")
-        self.do_branch(context, self.each)
         return [{key: params[key] for key in NOT_CONFIGURATION} | {"config": name} for name in names]
 
 

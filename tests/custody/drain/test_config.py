@@ -162,7 +162,7 @@ def test_a_bad_value_is_refused_with_the_name_of_its_key(tmp_path: Path, key: st
     assert "\n" not in str(refusal.value)
 
 
-@pytest.mark.parametrize("key", ["max_sise", "DRAINME", "beforepack", "max size", "", "maxsize"])
+@pytest.mark.parametrize("key", ["max_sise", "DRAINME", "before_packing", "max size", "", "maxsize"])
 def test_an_unknown_key_is_refused(tmp_path: Path, key: str) -> None:
     with pytest.raises(Fault, match="no such key") as refusal:
         load(str(write(tmp_path, f"{SHIPPED}'{key}': 1\n")))
@@ -289,7 +289,7 @@ def test_sizes(text: str, size_bytes: int) -> None:
 
 @pytest.mark.parametrize("text", ["", "GB", "-1GB", "1e3", "1 G B", "1GB 2", "0", "0.4", "٣GB", "1gb\n2", "nan"])
 def test_what_is_no_size(text: str) -> None:
-    with pytest.raises(ValueError, match="size|byte"):
+    with pytest.raises(ValueError, match=r"size|byte"):
         parse_size(text)
 
 

@@ -64,15 +64,16 @@ def retry_after(answer: Answer) -> datetime:
     """The time before which the server does not want to hear from us; a minute from now where it does not say."""
     now = datetime.now(UTC)
     value = answer.headers.get("retry-after", "").strip()
-    if value.isdigit():
-        return now + timedelta(seconds=min(int(value), 86400))
     try:
+        if value.isascii() and value.isdigit():
+            return now + timedelta(seconds=min(int(value), 86400))
         asked = parsedate_to_datetime(value)
-    except ValueError:
+        asked = asked.astimezone(UTC) if asked.tzinfo else asked.replace(tzinfo=UTC)
+    except (ValueError, OverflowError):
         return now + DEFAULT_PAUSE
-    return min(max(asked.astimezone(UTC), now), now + timedelta(days=1))
+    return min(max(asked, now), now + timedelta(days=1))
 
 
 def _text(pattern: re.Pattern[bytes], body: bytes) -> str:
     found = pattern.search(body)
-    return found[1].decode("utf-8", "replace").strip() if found else ""
+    return " ".join(found[1].decode("utf-8", "replace").split()) if found else ""

@@ -73,6 +73,26 @@ class _RingHasher:
         return self._md5.hexdigest()
 
 
+class _InlineHasher:
+    """The same for a file of one block, for which a thread and a ring would cost more than they save."""
+
+    def __init__(self, size_bytes: int) -> None:
+        self.free: queue.SimpleQueue[memoryview] = queue.SimpleQueue()
+        self.free.put(memoryview(bytearray(max(1, size_bytes))))
+        self._md5 = hashlib.md5(usedforsecurity=False)
+
+    def hand_over(self, buffer: memoryview, count: int) -> None:
+        self._md5.update(buffer[:count])
+        self.free.put(buffer)
+
+    def hexdigest(self) -> str:
+        return self._md5.hexdigest()
+
+
+def _hasher(size_bytes: int) -> _RingHasher | _InlineHasher:
+    return _InlineHasher(size_bytes) if size_bytes <= BLOCK_BYTES else _RingHasher()
+
+
 class Sender:
     """One keep-alive connection to one server; for one thread at a time.
 
@@ -125,7 +145,7 @@ class Sender:
         The file must still be in the state of its manifest. Faults: DATA where it is not, TRANSIENT where the
         connection breaks and no answer can be read, or where it is too slow.
         """
-        hasher = _RingHasher()
+        hasher = _hasher(outgoing.state.size_bytes)
         sent = 0
         with reading(outgoing.path) as descriptor:
             size = os.fstat(descriptor).st_size
@@ -212,7 +232,9 @@ class Sender:
         self.close()  # the server cannot know whether the bytes still come
         return answer
 
-    def _body(self, descriptor: int, outgoing: Outgoing, hasher: _RingHasher) -> Iterator[tuple[memoryview, int]]:
+    def _body(
+        self, descriptor: int, outgoing: Outgoing, hasher: _RingHasher | _InlineHasher
+    ) -> Iterator[tuple[memoryview, int]]:
         """Read the file in turns, hand each to the hasher, and wait for its time; the caller sends it."""
         cap, floor = Cap(self.host, self._pacing), Floor(self.host, self._pacing)
         turn_bytes = self._pacing.turn_bytes(BLOCK_BYTES)

@@ -19,6 +19,7 @@ from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from urllib.parse import quote
 
+from custody import gate
 from custody.digests import Fixity, Hasher, Progress
 from custody.drain.targets import Item, Outgoing, Receipt
 from custody.drain.targets.http_put import Answer, Stopwatch
@@ -70,9 +71,14 @@ class IAS3Target:
         """See :class:`Target`. NEEDS_HUMAN where the item is somebody else's."""
         name = item.identifier
         md5 = hashlib.md5(manifest, usedforsecurity=False)
+        ours = Fixity(len(manifest), {"md5": md5.hexdigest()})
         stored = self._find(name)
         there = stored.files.get(MANIFEST_KEY) if stored else None
-        if there and there.digests.get("md5") == md5.hexdigest():
+        verdict = gate.may_overwrite(ours, there)
+        if not verdict.allowed:
+            ask = "find out which crawl it is, and give the configuration another item_naming"
+            raise Fault(FaultKind.NEEDS_HUMAN, self.place(name, MANIFEST_KEY), str(verdict), next_command=ask)
+        if there:
             return
         self._demand_room(name)
         headers = self._headers(item, md5.hexdigest())

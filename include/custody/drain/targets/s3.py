@@ -10,17 +10,20 @@ import base64
 import hashlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import cached_property
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 from botocore.auth import S3SigV4Auth
 from botocore.awsrequest import AWSRequest
 from botocore.exceptions import BotoCoreError, ClientError
+from botocore.parsers import ResponseParserError
 
-from custody.digests import Fixity, Hasher, Progress
+from custody import gate
+from custody.digests import Fixity, Hasher, Match, Progress
 from custody.drain.targets import Item, Outgoing, Receipt
-from custody.drain.targets.http_faults import classify, refuse
-from custody.drain.targets.http_put import Sender, Stopwatch
+from custody.drain.targets.http_faults import classify, refuse, retry_after
+from custody.drain.targets.http_put import Answer, Sender, Stopwatch
 from custody.drain.targets.pace import Pacing
 from custody.faults import Fault, FaultKind
 
@@ -50,6 +53,7 @@ class S3Target:
         self._bucket = bucket
         self._pacing = pacing
         self._region = client.meta.region_name or "us-east-1"
+        self._idle: list[Sender] = []
 
     def place(self, item: str, name: str) -> str:
         """See :class:`Target`."""
@@ -57,15 +61,39 @@ class S3Target:
 
     def url(self, item: str, name: str) -> str:
         """See :class:`Target`."""
-        parameters = {"Bucket": self._bucket, "Key": f"{item}/{name}"}
-        presigned: str = self._client.generate_presigned_url("get_object", Params=parameters)
-        return presigned.partition("?")[0]
+        return self._base_url + quote(f"{item}/{name}", safe="/~")
+
+    @cached_property
+    def _base_url(self) -> str:
+        """Where the bucket is, as the connection's addressing style has it; ends in a slash."""
+        presigned: str = self._client.generate_presigned_url("get_object", Params={"Bucket": self._bucket, "Key": "x"})
+        return presigned.partition("?")[0].removesuffix("x")
+
+    @contextmanager
+    def _sender(self, url: str) -> Iterator[Sender]:
+        """Borrow an idle connection or make one; one that was part of a fault is hung up."""
+        try:
+            sender = self._idle.pop()
+        except IndexError:
+            sender = Sender(url, pacing=self._pacing)
+        try:
+            yield sender
+        except BaseException:
+            sender.close()
+            raise
+        self._idle.append(sender)
 
     def create(self, item: Item, manifest: bytes) -> None:
         """See :class:`Target`. The bucket must be there; the item is made by its MANIFEST.txt."""
         key = f"{item.identifier}/{MANIFEST_KEY}"
         with _client_faults(f"s3://{self._bucket}"):
             self._client.head_bucket(Bucket=self._bucket)
+        there = self.look(item.identifier, [MANIFEST_KEY])[MANIFEST_KEY]
+        ours = Fixity(len(manifest), {"md5": hashlib.md5(manifest, usedforsecurity=False).hexdigest()})
+        verdict = gate.may_overwrite(ours, there)
+        if not verdict.allowed:
+            next_command = "find out whose item it is; move it away, or give the configuration another item_naming"
+            raise Fault(FaultKind.NEEDS_HUMAN, f"s3://{self._bucket}/{key}", str(verdict), next_command=next_command)
         with _client_faults(f"s3://{self._bucket}/{key}"):
             self._client.put_object(
                 Bucket=self._bucket, Key=key, Body=manifest, Metadata=_headers(item), ContentMD5=_md5_base64(manifest)
@@ -82,10 +110,15 @@ class S3Target:
         request = AWSRequest("PUT", url, headers=headers)
         _UnsignedPayload(self._credentials, "s3", self._region).add_auth(request)
         watch = Stopwatch()
-        with Sender(url, pacing=self._pacing) as sender:
+        with self._sender(url) as sender:
             answer, read = sender.put_file(parts.path, dict(request.headers.items()), outgoing, progress)
         if answer.status not in {200, 201}:
-            raise refuse(answer, place)
+            fault = refuse(answer, place)
+            if fault.kind is FaultKind.DATA and outgoing.fixity.compare(read) is Match.EQUAL:
+                fault = Fault(
+                    FaultKind.TRANSIENT, place, f"the bytes arrived damaged; what was read is right ({fault})"
+                )
+            raise fault
         stated = Fixity(read.size_bytes, _etag_digests(answer.etag))
         return Receipt(url, read, stated, answer.status, watch.seconds)
 
@@ -98,7 +131,7 @@ class S3Target:
                 for entry in page.get("Contents", ()):
                     name = entry["Key"].removeprefix(f"{item}/")
                     if name in found:
-                        found[name] = Fixity(entry["Size"], _etag_digests(entry["ETag"].strip('"').lower()))
+                        found[name] = Fixity(entry["Size"], _etag_digests(entry.get("ETag", "").strip('"').lower()))
         return found
 
     def read_back(self, item: str, name: str, progress: Progress | None = None) -> Fixity:
@@ -127,9 +160,13 @@ def _client_faults(subject: str) -> Iterator[None]:
         kind = classify(status, code)
         hint = "check bucket, endpoint and keys of the Airflow connection"
         next_command = hint if kind in {FaultKind.AUTH, FaultKind.CONFIG} else None
-        raise Fault(kind, subject, f"the server refused it: {status} {code}", next_command=next_command) from error
-    except BotoCoreError as error:
-        raise Fault(FaultKind.TRANSIENT, subject, f"the server does not answer ({error})") from error
+        headers = error.response["ResponseMetadata"].get("HTTPHeaders", {})
+        until = retry_after(Answer(status, headers, b"")) if kind is FaultKind.THROTTLED else None
+        reason = f"the server refused it: {status} {code}"
+        raise Fault(kind, subject, reason, next_command=next_command, until=until) from error
+    except (BotoCoreError, ResponseParserError) as error:
+        reason = " ".join(f"the server does not answer properly ({error})"[:500].split())
+        raise Fault(FaultKind.TRANSIENT, subject, reason) from error
 
 
 def _etag_digests(etag: str) -> dict[str, str]:
@@ -147,7 +184,7 @@ def _headers(item: Item) -> dict[str, str]:
     size = 0
     for name, value in item.metadata.items():
         text = ";".join(value) if isinstance(value, list) else value
-        text = text.encode("ascii", "xmlcharrefreplace").decode()
+        text = " ".join(text.split()).encode("ascii", "xmlcharrefreplace").decode()
         size += len(name) + len(text)
         if size > METADATA_LIMIT_BYTES:
             break

@@ -11,12 +11,14 @@ import shlex
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from pathlib import PurePath, PurePosixPath
 from urllib.parse import quote
 
 from custody import gate
 from custody.digests import Fixity, Hasher, Match, Progress, read_file
 from custody.drain.targets import Item, Outgoing, Receipt, rsync
+from custody.drain.targets.pace import Pacing
 from custody.faults import Fault, FaultKind
 from custody.host import Completed, SshHost
 
@@ -122,7 +124,7 @@ class ThumperTarget:
     :param host: the machine, its host key pinned.
     :param remote_dir: absolute path over there. It must exist: what is not mounted is not made up on another disk.
     :param pull_from: where given, the machine fetches the files itself.
-    :param bandwidth_limit_kib_s: of one transfer, in KiB/s.
+    :param pacing: cap and floor of the speed; the cap is shared out evenly to ``connections`` transfers.
     :param stall_s: a transfer in which nothing moves for so long is given up.
     """
 
@@ -133,7 +135,8 @@ class ThumperTarget:
         *,
         port: int = 22,
         pull_from: PullFrom | None = None,
-        bandwidth_limit_kib_s: int | None = None,
+        pacing: Pacing | None = None,
+        connections: int = 1,
         stall_s: float = STALL_S,
     ) -> None:
         self._host = host
@@ -143,7 +146,8 @@ class ThumperTarget:
         name = f"[{host.name}]" if ":" in host.name else host.name
         self._address = name if port == 22 else f"{name}:{port}"
         self._pull_from = pull_from
-        self._limit = bandwidth_limit_kib_s
+        self._pacing = pacing or Pacing()
+        self._connections = connections
         self._stall_s = stall_s
 
     def place(self, item: str, name: str) -> str:
@@ -182,8 +186,10 @@ class ThumperTarget:
 
     def _transfer(self, item: str, incoming: str, outgoing: Outgoing, progress: Progress | None) -> rsync.Sent:
         place = self.place(item, outgoing.name)
-        timeout_s = _patience_s(outgoing.state.size_bytes)
-        options = rsync.arguments(stall_s=self._stall_s, bandwidth_limit_kib_s=self._limit)
+        share = self._share_kib_s()
+        slowest = self._pacing.min_rate_bytes_s or MIN_RATE_BYTES_S
+        timeout_s = _patience_s(outgoing.state.size_bytes, min(slowest, share * 512) if share else slowest)
+        options = rsync.arguments(stall_s=self._stall_s, bandwidth_limit_kib_s=share)
         remote = rsync.wrapped(str(self._directory), item)
         target = f"{self._directory}/{item}/{incoming}"
         if self._pull_from is None:
@@ -200,6 +206,13 @@ class ThumperTarget:
         if progress:
             progress(outgoing.state.size_bytes)
         return sent
+
+    def _share_kib_s(self) -> int | None:
+        """What one transfer may take of the cap that holds now; at least 1 KiB/s, below which rsync cannot go."""
+        rate, window = self._pacing.max_rate_bytes_s, self._pacing.window
+        if not rate or (window and not window.contains(datetime.now(UTC))):
+            return None
+        return max(1, rate // self._connections // 1024)
 
     def _end_remote(self, group: str) -> None:
         script = 'kill -TERM "-$1"; sleep 1; kill -KILL "-$1"'
@@ -238,9 +251,9 @@ class ThumperTarget:
             raise Fault(FaultKind.DATA, place, f"cannot be read ({fault.reason})") from fault
         return hasher.fixity()
 
-    def finish(self, item: str) -> None:
+    def finish(self, item: Item, names: Sequence[str]) -> None:
         """See :class:`Target`. Sweeps away what interrupted transfers left beside the files, which are not touched."""
-        self._command(_TIDY, self.place(item, ""), item)
+        self._command(_TIDY, self.place(item.identifier, ""), item.identifier)
 
     def _command(
         self,
@@ -270,8 +283,8 @@ class ThumperTarget:
         raise rsync.classify(done.returncode, done.stderr, place, self._host.name)
 
 
-def _patience_s(size_bytes: int) -> float:
-    return COMMAND_TIMEOUT_S + size_bytes / MIN_RATE_BYTES_S
+def _patience_s(size_bytes: int, min_rate_bytes_s: int = MIN_RATE_BYTES_S) -> float:
+    return COMMAND_TIMEOUT_S + size_bytes / min_rate_bytes_s
 
 
 def _parse_look(answer: bytes, place: str) -> dict[str, Fixity]:

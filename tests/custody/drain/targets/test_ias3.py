@@ -422,6 +422,15 @@ def test_an_item_of_somebody_else_is_refused_before_data_is_sent(ias3_server: Ar
     assert len(ias3_server.seen("PUT")) == before
 
 
+def test_an_item_of_another_crawl_of_ours_is_not_mixed_with_this_one(ias3_server: Archive, target: IAS3Target) -> None:
+    one = item()
+    target.create(one, b"this crawl\n")
+    assert target.look(one.identifier, ["MANIFEST.txt"])["MANIFEST.txt"]
+    fault = fault_of(target.create, one, b"another crawl\n")
+    assert fault.kind is FaultKind.NEEDS_HUMAN
+    assert len(ias3_server.seen("PUT")) == 1
+
+
 def test_an_unknown_item_holds_nothing(target: IAS3Target) -> None:
     assert target.look("never-made", ["a", "b"]) == {"a": None, "b": None}
 
@@ -437,6 +446,24 @@ def test_a_failed_task_refuses_the_proof_by_its_number(
     assert fault.kind is FaultKind.NEEDS_HUMAN
     failed = next(task.id for task in ias3_server.tasks if task.status == "error")
     assert f"({failed})" in fault.reason and f"/log/{failed}" in str(fault.next_command)
+
+
+def test_a_failed_task_on_the_last_page_of_a_long_list_is_seen(
+    ias3_server: Archive, target: IAS3Target, tmp_path: Path
+) -> None:
+    ias3_server.tasks_a_page = 2
+    one = item()
+    target.create(one, b"list\n")
+    for serial in range(4):
+        if serial == 3:
+            ias3_server.fault("failed_task")
+        target.put(one, outgoing(tmp_path / f"{serial}.warc.gz"))
+    assert fault_of(target.settle, one.identifier).kind is FaultKind.NEEDS_HUMAN
+
+
+def test_an_item_that_is_dark_is_for_a_person(ias3_server: Archive, target: IAS3Target) -> None:
+    ias3_server.fault("answer", method="GET", path="/metadata/.*", status=200, body='{"is_dark": true}')
+    assert fault_of(target.look, "some-item", ["a"]).kind is FaultKind.NEEDS_HUMAN
 
 
 def test_the_wait_for_pending_tasks_grows_with_their_age(ias3_server: Archive, target: IAS3Target) -> None:

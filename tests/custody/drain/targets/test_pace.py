@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import tempfile
 import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -21,6 +22,12 @@ from custody_demo.object_store import RcloneS3
 from drain_site import Store, make_site
 
 RATE = 4_000_000
+
+
+@pytest.fixture(autouse=True)
+def own_lines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The files by which processes share a line lie where the test's others do."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
 
 
 def send(sender: Sender, path: Path, url_path: str) -> float:

@@ -20,6 +20,7 @@ import pytest
 from custody.digests import FileState, Fixity, read_file
 from custody.drain.series import SeriesState
 from custody.drain.targets import Item, Outgoing, Target, rsync
+from custody.drain.targets.pace import Pacing
 from custody.drain.targets.thumper import PullFrom, ThumperTarget
 from custody.drain.upload import upload
 from custody.faults import Fault, FaultKind
@@ -213,7 +214,7 @@ def test_a_killed_rsync_is_resumed(
     content = os.urandom(8 << 20)
     outgoing = _outgoing(tmp_path / "a.warc", content)
     push.create(ITEM, b"")
-    slow = ThumperTarget(SshHost(_ssh_target(sshd)), remote, port=sshd.port, bandwidth_limit_kib_s=3000)
+    slow = ThumperTarget(SshHost(_ssh_target(sshd)), remote, port=sshd.port, pacing=Pacing(6000 << 10), connections=2)
     seen = threading.Event()
     done = 0
 
@@ -264,7 +265,7 @@ def test_a_crash_between_sending_and_renaming_ends_the_same(tmp_path: Path, remo
     os.link(item / "a.warc", item / ".a.warc.incoming")  # as after a kill between ln and rm
     (item / rsync.PARTIAL_DIR).mkdir()
     (item / "..a.warc.incoming.Ab3dEf").write_bytes(b"left by a kill")
-    push.finish(ITEM.identifier)
+    push.finish(ITEM, [])
     assert sorted(os.listdir(item)) == ["MANIFEST.txt", "a.warc"]
     (item / "a.warc").rename(item / ".a.warc.incoming")  # as after a kill before ln
     broken = bytearray((item / ".a.warc.incoming").read_bytes())
@@ -279,8 +280,8 @@ def test_a_crash_between_sending_and_renaming_ends_the_same(tmp_path: Path, remo
 def test_a_stalled_transfer_is_given_up_on_both_sides(
     tmp_path: Path, remote: Path, sshd: SshServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("custody.drain.targets.thumper._patience_s", lambda size: 4.0)
-    target = ThumperTarget(SshHost(_ssh_target(sshd)), remote, port=sshd.port, bandwidth_limit_kib_s=100)
+    monkeypatch.setattr("custody.drain.targets.thumper._patience_s", lambda *given: 4.0)
+    target = ThumperTarget(SshHost(_ssh_target(sshd)), remote, port=sshd.port, pacing=Pacing(100 << 10))
     target.create(ITEM, b"")
     outgoing = _outgoing(tmp_path / "a.warc", os.urandom(4 << 20))
     started = time.monotonic()
