@@ -25,7 +25,7 @@ from pydantic import (
     model_validator,
 )
 
-from custody.drain.names import check_template, naming
+from custody.drain.names import check_template, ending_filter, naming
 from custody.drain.targets.pace import DayWindow, Pacing
 from custody.drain.units import parse_size
 from custody.faults import Fault, FaultKind
@@ -100,7 +100,7 @@ class Destination(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     target: TargetKind = TargetKind.IAS3
-    connection: str | None = Field(None, description="Airflow connection; default custody_s3, custody_thumper")
+    connection: str | None = Field(None, description="Airflow connection; default custody_TARGET")
     bucket: str | None = Field(None, description="for target s3")
     remote_dir: Path | None = Field(None, description="for target thumper: the directory on the second machine")
     transfer: Transfer = Transfer.PUSH
@@ -117,7 +117,7 @@ class Destination(BaseModel):
     @property
     def connection_id(self) -> str:
         """The Airflow connection that holds address and keys."""
-        return self.connection or ("custody_thumper" if self.target is TargetKind.THUMPER else "custody_s3")
+        return self.connection or f"custody_{self.target}"
 
 
 class DrainConfig(Destination):
@@ -192,6 +192,13 @@ class DrainConfig(Destination):
     def _legal_job(cls, value: str) -> str:
         if not _JOB.fullmatch(value):
             raise ValueError("a crawl job is named with A-Z a-z 0-9 _ -")
+        return value
+
+    @field_validator("suffix_re")
+    @classmethod
+    def _legal_suffix_re(cls, value: str | None) -> str | None:
+        if value is not None:
+            ending_filter(value)
         return value
 
     @field_validator("warc_naming")

@@ -17,6 +17,7 @@ from sqlalchemy.engine import Connection
 from custody import gate
 from custody.digests import FileState, Fixity, Match, read_file
 from custody.drain import markers, trash
+from custody.drain.config import ProofKind
 from custody.drain.series import Series, SeriesFile, SeriesState, is_on_hold
 from custody.drain.step import Work, series_step
 from custody.faults import Fault, FaultKind
@@ -92,11 +93,13 @@ def _copies(work: Work) -> dict[SeriesFile, list[ProvenCopy]]:
     """For every file its copies at all targets: the youngest proof on record, and what the target states now."""
     series = work.series
     copies: dict[SeriesFile, list[ProvenCopy]] = {member: [] for member in series.files}
-    for target in work.targets:
-        stated = target.look(series.item, [member.name for member in series.files])
+    for target, destination in zip(work.targets, series.config.destinations, strict=True):
+        listed = target.look(series.item, [member.name for member in series.files])
         for member, found in copies.items():
-            place = target.place(series.item, member.name)
-            found.append(_proven_copy(work, member, place, stated[member.name]))
+            stated = listed[member.name]
+            if stated and not stated.digests and destination.proof is ProofKind.READBACK:
+                stated = target.read_back(series.item, member.name, work.advance)  # a listing without digests
+            found.append(_proven_copy(work, member, target.place(series.item, member.name), stated))
     return copies
 
 

@@ -108,6 +108,22 @@ class Naming:
         return WarcName(name, **found.groupdict()) if found else None
 
 
+_FIND_OPERATORS = {r"\(": "(", r"\)": ")", r"\|": "|", "(": r"\(", ")": r"\)", "|": r"\|", "{": r"\{", "}": r"\}"}
+
+
+@cache
+def ending_filter(suffix_re: str) -> re.Pattern[str]:
+    """Draintasker's ``suffix_re``: a regular expression as find(1) reads it, for the ending of a file name.
+
+    ValueError where it is none.
+    """
+    words = re.findall(r"\\.|.", suffix_re)
+    try:
+        return re.compile("".join(_FIND_OPERATORS.get(word, word) for word in words))
+    except re.error as error:
+        raise ValueError(f"{suffix_re!r} is no regular expression ({error})") from error
+
+
 @cache
 def naming(pattern: str) -> Naming:
     """The naming of a pattern, made once."""

@@ -109,6 +109,10 @@ def _read_all(work: Work) -> dict[SeriesFile, _Read]:
             good[member] = _read(work, member)
         except Damaged as damage:
             _quarantine(work, member, str(damage))
+        except Fault as fault:
+            if fault.kind not in {FaultKind.DATA, FaultKind.CONFIG} or member.source.parent == series.directory:
+                raise
+            _leave(work, member, fault.reason)  # one unreadable file does not keep the others
     return good
 
 
@@ -132,6 +136,8 @@ def _read(work: Work, member: SeriesFile) -> _Read:
             if checking:
                 checker.feed(block)
             work.advance(len(block))
+            if hasher.size_bytes > member.state.size_bytes:
+                raise Fault(FaultKind.DATA, str(member.source), "grew while it was read")
     if checking:
         checker.close()
     elif is_zip and work.series.config.verify_gzip:

@@ -138,8 +138,9 @@ def _on_record(work: Work, step: str, fault: Fault) -> Fault:
     """
     if fault.kind is FaultKind.CONFLICT and work.held.lost:
         return fault  # the lease is somebody else's now, and so is the record
-    attempts = work.series.attempts + fault.kind.is_worth_a_retry
-    if fault.kind.is_worth_a_retry and attempts >= work.series.config.max_attempts:
+    counts = fault.kind in {FaultKind.TRANSIENT, FaultKind.CAPACITY}  # a wait the other side asked for is no failure
+    attempts = work.series.attempts + counts
+    if counts and attempts >= work.series.config.max_attempts:
         reason = f"{fault.reason}; given up after {attempts} attempts"
         next_command = f"custody drain retry {work.series.id}"
         fault = Fault(FaultKind.NEEDS_HUMAN, fault.subject, reason, next_command=next_command)

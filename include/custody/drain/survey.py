@@ -16,7 +16,7 @@ from pathlib import Path
 from custody.digests import FileState
 from custody.drain import markers
 from custody.drain.config import DrainConfig
-from custody.drain.names import IN_PROGRESS, WarcName, is_portable, naming
+from custody.drain.names import IN_PROGRESS, WarcName, ending_filter, is_portable, naming
 from custody.drain.packing import Candidate
 from custody.faults import Fault, FaultKind, os_errors_as_faults
 from custody.host import DiskUsage, LocalHost
@@ -115,6 +115,8 @@ def survey(config: DrainConfig, *, now_s: float | None = None) -> Survey:
             except FileNotFoundError:
                 continue  # renamed or deleted by the crawler while we looked
             warc = kind.parse(entry.name)
+            if warc and config.suffix_re and not ending_filter(config.suffix_re).fullmatch(warc.suffix):
+                warc = None
             reason = _why_not(entry.name, found, warc, at - config.stable_for_s)
             if reason == IS_OPEN and found.st_mtime < at - config.open_warn_s:
                 reason = f"{IS_OPEN}, yet nothing was written to it for {_days(at - found.st_mtime)}: a dead crawler's?"

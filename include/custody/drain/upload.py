@@ -6,8 +6,11 @@ bytes that were read now, and the one the server says it received. The server's 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from datetime import UTC, datetime
+
+import sqlalchemy as sa
 
 from custody import gate
 from custody.digests import FileState, Fixity, Match
@@ -15,9 +18,11 @@ from custody.drain import markers
 from custody.drain.metadata import describe_item
 from custody.drain.series import Series, SeriesFile, SeriesState
 from custody.drain.step import Work, series_step
-from custody.drain.targets import Item, Outgoing, Receipt, Target
+from custody.drain.targets import Item, Outgoing, Receipt, Settling, Target
 from custody.faults import Fault, FaultKind
 from custody.ledger import CopyState
+from custody.ledger.store import place_key
+from custody.ledger.tables import copy as copy_table
 from custody.publish import write_atomic
 
 
@@ -63,6 +68,11 @@ def _send_missing(work: Work, target: Target) -> None:
     series = work.series
     there = target.look(series.item, [member.name for member in series.files])
     missing = [member for member in series.files if not _is_stored(series, member, there[member.name])]
+    if isinstance(target, Settling) and _was_sent(work, target, missing):
+        # The target took some of these and may still be storing them: sending them anew would double its work.
+        target.settle(series.item)
+        there = target.look(series.item, [member.name for member in series.files])
+        missing = [member for member in missing if not _is_stored(series, member, there[member.name])]
     stored = [member for member in series.files if member not in missing]
     item = describe_item(series)
     with ThreadPoolExecutor(series.config.upload_connections, thread_name_prefix="upload") as pool:
@@ -71,6 +81,14 @@ def _send_missing(work: Work, target: Target) -> None:
         _record_sent(work, target, member)
     work.detail["sent"] += len(missing)
     work.detail["was_there"] += len(stored)
+
+
+def _was_sent(work: Work, target: Target, members: Sequence[SeriesFile]) -> bool:
+    """Whether an earlier attempt sent one of these files there."""
+    keys = [place_key(target.place(work.series.item, member.name)) for member in members]
+    query = sa.select(copy_table.c.id).where(copy_table.c.place_key.in_(keys), copy_table.c.state == CopyState.SENT)
+    with work.ledger.read() as connection:
+        return connection.scalar(query.limit(1)) is not None
 
 
 def _wait_for_all(sending: list[Future[None]]) -> None:

@@ -174,7 +174,7 @@ def test_a_file_that_somebody_opened_for_writing_since_stays(disk: Site) -> None
     assert disk.plan().planned[0].names == (warc_name(1),)
 
 
-def test_a_file_that_changes_while_it_is_read_stops_the_step_and_moves_nothing(
+def test_a_file_that_changes_while_it_is_read_leaves_the_series_and_stays_where_it_is(
     disk: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     disk.write(1, content=bytes(3 << 20))
@@ -191,15 +191,11 @@ def test_a_file_that_changes_while_it_is_read_stops_the_step_and_moves_nothing(
 
     monkeypatch.setattr(module, "blocks", blocks)
     monkeypatch.setattr(module, "checker_for", lambda suffix: (_Anything(), _Anything()))
-    with pytest.raises(Fault) as refusal:
-        disk.do(number, "pack")
-    assert refusal.value.kind is FaultKind.DATA
-    assert "changed while it was being read" in str(refusal.value)
+    assert disk.do(number, "pack").state is SeriesState.DROPPED
+    (left,) = disk.events("leave")
+    assert left.detail["reason"] == "grew while it was read"
     assert (disk.job_dir / warc_name(1)).exists()
     assert list(disk.xfer_dir.iterdir()) == []
-    monkeypatch.undo()
-    assert disk.do(disk.plan().series_ids[0], "pack").state is SeriesState.DROPPED
-    assert (disk.job_dir / warc_name(1)).exists()
 
 
 class _Anything:

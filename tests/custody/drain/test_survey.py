@@ -287,10 +287,7 @@ def test_a_disk_that_is_not_mounted_is_named(tmp_path: Path, key: str) -> None:
     assert "not-mounted" in str(refusal.value)
 
 
-@pytest.mark.skipif(not os.path.ismount("/dev/shm"), reason="needs a second file system at /dev/shm")
 def test_two_file_systems_are_refused(disk: Site) -> None:
-    if disk.job_dir.stat().st_dev == os.stat("/dev/shm").st_dev:
-        pytest.skip("the temporary directory is on /dev/shm itself")
     here = disk.job_dir.stat().st_dev
     disk.values["xfer_dir"] = next(path for path in ("/dev/shm", "/var/tmp", "/proc") if os.stat(path).st_dev != here)
     with pytest.raises(Fault, match="another file system"):
@@ -302,3 +299,12 @@ def test_the_time_of_the_survey_is_the_clock_s(disk: Site) -> None:
     disk.write(1, age_s=10)
     assert survey(disk.config).candidates == ()
     assert len(survey(disk.config, now_s=time.time() + 60).candidates) == 1
+
+
+def test_suffix_re_is_read_as_find_reads_it(disk: Site) -> None:
+    disk.values["suffix_re"] = r"\.w?arc\(\.gz\)?"
+    for serial, suffix in enumerate((".warc.gz", ".warc", ".arc.gz", ".warc.zst", ".wacz")):
+        disk.write(name=warc_name(serial, suffix=suffix), content=b"x")
+    found = survey(disk.config)
+    assert [candidate.warc.suffix for candidate in found.candidates] == [".warc.gz", ".warc", ".arc.gz"]
+    assert {leftover.reason for leftover in found.leftovers} == {"matches no name pattern of the configuration"}

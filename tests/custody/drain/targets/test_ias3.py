@@ -674,6 +674,18 @@ def test_pending_tasks_defer_the_proof(ias3_server: Archive, site: Site) -> None
     assert len(ias3_server.seen("PUT", WARC_PUT)) == 3
 
 
+def test_what_the_archive_still_stores_is_waited_for_and_not_sent_twice(ias3_server: Archive, site: Site) -> None:
+    ias3_server.ingest_after_polls = 2
+    number = site.one_series()
+    assert [fault.kind for fault in drain(site, number)] == [FaultKind.THROTTLED]
+    site.take_up(number)  # the next run begins while the archive is at work
+    assert site.load(number).state is SeriesState.CREATED
+    assert [fault.kind for fault in drain(site, number)] == [FaultKind.THROTTLED]
+    assert drain(site, number) == []
+    assert_done(site, ias3_server, number)
+    assert len(ias3_server.seen("PUT", WARC_PUT)) == 3
+
+
 def test_a_crashed_upload_sends_only_what_is_missing(ias3_server: Archive, site: Site) -> None:
     number = site.one_series()
     rule = ias3_server.fault("reset", skip=2)
