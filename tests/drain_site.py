@@ -33,7 +33,6 @@ from custody.drain.targets import Target
 from custody.drain.targets.s3 import S3Target
 from custody.drain.upload import create_item, upload
 from custody.ledger import Ledger, tables
-from custody.ledger.schema import upgrade
 from custody_demo.sample_warc import write_warc
 
 WHO = "tests"
@@ -292,7 +291,7 @@ def _empty_ledger() -> Path:
     """A ledger with its tables and no rows; copied, because making one takes a second."""
     directory = Path(tempfile.mkdtemp(prefix="custody-ledger-"))
     path = directory / "ledger.sqlite"
-    upgrade(f"sqlite:///{path}").close()
+    Ledger.upgrade(f"sqlite:///{path}").close()
     return path
 
 

@@ -74,8 +74,8 @@ class RcloneS3:
         if not self.anonymous:
             # rclone reads the variable as a line of CSV, of which each field is one pair.
             env["RCLONE_AUTH_KEY"] = f'"{self.access_key},{self.secret_key}"'
-        # Without this an object that was written a moment ago could be missing from a listing; with 0 rclone keeps a core
-        # busy from the first PUT on, because its timer then never rests.
+        # Without this an object that was written a moment ago could be missing from a listing; with 0 rclone keeps a
+        # core busy from the first PUT on, because its timer then never rests.
         argv = [str(find_rclone()), "serve", "s3", "--dir-cache-time", "1ms", str(self.folder.resolve())]
         self._process = processes.start(argv, env=env, cwd=self.folder, log=log)
         if not processes.wait_until(self._answers, timeout_s=timeout_s, every_s=0.05):

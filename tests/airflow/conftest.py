@@ -14,7 +14,6 @@ import yaml
 from botocore.config import Config
 
 from custody.ledger import Ledger
-from custody.ledger.schema import upgrade
 from custody_demo.object_store import RcloneS3
 from custody_demo.sample_disk import SampleDisk, make_sample_disk
 
@@ -88,7 +87,7 @@ def drain_site(tmp_path: Path, s3_server: RcloneS3, monkeypatch: pytest.MonkeyPa
         "stable_for_s": 0,
     }
     config.write_text(yaml.safe_dump(content))
-    yield DrainSite(disk, s3_server, bucket, upgrade(url), config)
+    yield DrainSite(disk, s3_server, bucket, Ledger.upgrade(url), config)
 
 
 def client_of(server: RcloneS3) -> Any:

@@ -26,7 +26,6 @@ from custody.drain.targets import Item, Outgoing, Receipt
 from custody.drain.upload import create_item, upload
 from custody.faults import Fault
 from custody.ledger import CopyState, Ledger
-from custody.ledger.schema import upgrade
 from custody.ledger.store import disk_place, now
 from custody_demo.sample_disk import make_sample_disk
 
@@ -114,7 +113,7 @@ def ledger(tmp_path, monkeypatch) -> Ledger:
     monkeypatch.setenv("CUSTODY_LEDGER", url)
     monkeypatch.setenv("CUSTODY_CONFIG_DIR", str(tmp_path / "config"))
     (tmp_path / "config" / "drain").mkdir(parents=True)
-    return upgrade(url)
+    return Ledger.upgrade(url)
 
 
 @pytest.fixture

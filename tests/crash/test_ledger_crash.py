@@ -11,7 +11,7 @@ from crash.harness import enumerate_crash_points
 from custody.digests import Fixity
 from custody.lease import hold
 from custody.ledger import CopyState, Ledger
-from custody.ledger.schema import is_current, upgrade
+from custody.ledger.schema import is_current
 from custody.ledger.tables import copy, event, file, proof
 
 pytestmark = pytest.mark.crash
@@ -38,12 +38,12 @@ def test_making_the_ledger_survives_crash_points() -> None:
 
 
 def upgrade_and_close(url: str) -> None:
-    upgrade(url).close()
+    Ledger.upgrade(url).close()
 
 
 def _an_empty_ledger(directory: Path) -> str:
     url = _a_url(directory)
-    upgrade(url).close()
+    Ledger.upgrade(url).close()
     return url
 
 

@@ -9,7 +9,6 @@ import pytest
 from hypothesis import settings
 
 from custody.ledger import Ledger
-from custody.ledger.schema import upgrade
 
 settings.register_profile("custody", deadline=None)  # a busy machine is no fault of the code
 settings.load_profile("custody")
@@ -18,7 +17,7 @@ settings.load_profile("custody")
 @pytest.fixture
 def ledger_sqlite(tmp_path: Path) -> Iterator[Ledger]:
     """An empty ledger in a SQLite file."""
-    ledger = upgrade(f"sqlite:///{tmp_path / 'ledger.sqlite'}")
+    ledger = Ledger.upgrade(f"sqlite:///{tmp_path / 'ledger.sqlite'}")
     yield ledger
     ledger.close()
 
@@ -42,6 +41,6 @@ def any_database(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 @pytest.fixture
 def any_ledger(any_database: str) -> Iterator[Ledger]:
     """An empty ledger on each database in turn."""
-    ledger = upgrade(any_database)
+    ledger = Ledger.upgrade(any_database)
     yield ledger
     ledger.close()

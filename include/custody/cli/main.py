@@ -38,9 +38,7 @@ def ledger() -> None:
 @ledger.command()
 def upgrade() -> None:
     """Make the ledger's schema, or bring it up to date."""
-    from custody.ledger.schema import upgrade as bring_up_to_date
-
-    click.echo(f"{bring_up_to_date(default_url()).name}: up to date")
+    click.echo(f"{Ledger.upgrade(default_url()).name}: up to date")
 
 
 @main.command("where-is")

@@ -12,8 +12,6 @@ from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy.engine import Connection, Engine
 
-from custody.ledger.store import Ledger
-
 VERSION_TABLE = "custody_version"
 _MIGRATIONS = Path(__file__).parent / "migrations"
 
@@ -47,11 +45,9 @@ def _alone(connection: Connection) -> Iterator[None]:
         connection.exec_driver_sql("SELECT RELEASE_LOCK('custody ledger upgrade')")
 
 
-def upgrade(url: str) -> Ledger:
-    """Make or migrate the schema and open the ledger; safe to call again and by two at once."""
-    ledger = Ledger(url)
+def bring_up_to_date(connection: Connection) -> None:
+    """Make or migrate the schema within a transaction; safe to call again and by two at once."""
     config = _config()
-    with ledger.begin() as connection, _alone(connection):
-        config.attributes["connection"] = connection
+    config.attributes["connection"] = connection
+    with _alone(connection):
         command.upgrade(config, "head")
-    return Ledger.open(url)

@@ -19,6 +19,7 @@ from sqlalchemy.engine import Connection, Engine
 
 from custody.digests import Fixity
 from custody.faults import Fault, FaultKind
+from custody.ledger.schema import bring_up_to_date, is_current
 from custody.ledger.tables import copy, event, file, proof
 
 _STRONGEST_FIRST = ("sha256", "sha1", "md5", "xxh128")
@@ -64,13 +65,18 @@ class Ledger:
     @classmethod
     def open(cls, url: str | None = None) -> Ledger:
         """Open the ledger; CONFIG where its schema is missing or old, TRANSIENT where it does not answer."""
-        from custody.ledger.schema import is_current
-
         ledger = cls(url or default_url())
         with _database_faults(ledger):
             if not is_current(ledger.engine):
                 raise Fault(FaultKind.CONFIG, ledger.name, "its schema is missing or old", next_command=UPGRADE_COMMAND)
         return ledger
+
+    @classmethod
+    def upgrade(cls, url: str) -> Ledger:
+        """Make or migrate the schema and open the ledger; safe to call again and by two at once."""
+        with cls(url).begin() as connection:
+            bring_up_to_date(connection)
+        return cls.open(url)
 
     @property
     def name(self) -> str:

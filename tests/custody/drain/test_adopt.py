@@ -10,7 +10,7 @@ from custody.drain import markers
 from custody.drain.adopt import adopt, strange_directories
 from custody.drain.series import SeriesState
 from custody.faults import Fault, FaultKind
-from custody.ledger.schema import upgrade
+from custody.ledger import Ledger
 from drain_site import WHO, Site, check_is_clean, check_nothing_lost, warc_name
 
 ITEM = "WIDE-20260301110409387-00000-00002-crawler07"
@@ -112,7 +112,7 @@ def test_a_lost_ledger_is_made_again_from_what_lies_beside_the_data(site: Site, 
     known = {name: site.ledger.where_is(name) for name in site.originals}
     site.ledger.close()
     Path(site.root / "ledger.sqlite").unlink()
-    upgrade(site.url)
+    Ledger.upgrade(site.url)
 
     planned = site.plan()
     if last == "delete":

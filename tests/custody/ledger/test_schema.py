@@ -16,7 +16,7 @@ from alembic.runtime.migration import MigrationContext
 import custody
 from custody.faults import Fault, FaultKind
 from custody.ledger import Ledger
-from custody.ledger.schema import VERSION_TABLE, is_current, upgrade
+from custody.ledger.schema import VERSION_TABLE, is_current
 from custody.ledger.tables import metadata
 
 TABLE_MODULES = [
@@ -32,7 +32,7 @@ def test_every_room_with_tables_is_known_here() -> None:
 def test_the_migrated_schema_is_the_one_the_program_declares(any_database: str) -> None:
     for name in TABLE_MODULES:
         importlib.import_module(name)
-    ledger = upgrade(any_database)
+    ledger = Ledger.upgrade(any_database)
     with ledger.read() as connection:
         context = MigrationContext.configure(
             connection, opts={"version_table": VERSION_TABLE, "compare_type": True, "compare_server_default": True}
@@ -42,10 +42,10 @@ def test_the_migrated_schema_is_the_one_the_program_declares(any_database: str) 
 
 
 def test_upgrading_again_changes_nothing(any_database: str) -> None:
-    ledger = upgrade(any_database)
+    ledger = Ledger.upgrade(any_database)
     with ledger.begin() as connection:
         ledger.record_event(connection, who="me", room="drain", what="sent", subject="a")
-    again = upgrade(any_database)
+    again = Ledger.upgrade(any_database)
     with again.read() as connection:
         assert connection.scalar(sa.text("SELECT count(*) FROM event")) == 1
         assert connection.scalar(sa.text(f"SELECT count(*) FROM {VERSION_TABLE}")) == 1
@@ -56,7 +56,7 @@ def test_upgrading_again_changes_nothing(any_database: str) -> None:
 def _upgrade_at_once(url: str, barrier: multiprocessing.synchronize.Barrier, answers: multiprocessing.Queue) -> None:  # type: ignore[type-arg]
     barrier.wait()
     try:
-        upgrade(url).close()
+        Ledger.upgrade(url).close()
         answers.put("done")
     except Exception as error:
         answers.put(repr(error))
@@ -137,7 +137,7 @@ def test_a_sqlite_ledger_lies_where_it_was_told_to(tmp_path: Path, monkeypatch: 
     monkeypatch.setenv("CUSTODY_HOME", str(tmp_path / "not" / "yet"))
     from custody.ledger import default_url
 
-    upgrade(default_url()).close()
+    Ledger.upgrade(default_url()).close()
     assert (tmp_path / "not" / "yet" / "ledger.sqlite").exists()
     monkeypatch.setenv("CUSTODY_LEDGER", "postgresql+psycopg2://x/y")
     assert default_url() == "postgresql+psycopg2://x/y"
