@@ -39,6 +39,7 @@ from custody_airflow.operators.drain import (
     CreateItemOperator,
     DeleteProvenOperator,
     FinishCrawlOperator,
+    ListConfigurationsOperator,
     ManifestOperator,
     PackOperator,
     PlanSeriesOperator,
@@ -66,10 +67,11 @@ BY_SERIES = "{{ series }}"
 )
 def drain():
     """Wire the steps."""
-    choose = ChooseOperator(task_id="choose", actions={DRAIN: "check_disk", AUDIT: "audit"}, each="start_each")
+    choose = ChooseOperator(task_id="choose", actions={DRAIN: "check_disk", AUDIT: "audit"}, each="list_configurations")
+    list_configurations = ListConfigurationsOperator(task_id="list_configurations")
     start_each = TriggerDagRunOperator.partial(
         task_id="start_each", trigger_dag_id="drain", map_index_template="{{ task.conf['config'] }}"
-    ).expand(conf=choose.output)
+    ).expand(conf=list_configurations.output)
     audit = AuditOperator(task_id="audit")
     check_disk = CheckDiskOperator(task_id="check_disk")
     plan_series = PlanSeriesOperator(task_id="plan_series")
@@ -88,7 +90,8 @@ def drain():
     finish_crawl = FinishCrawlOperator(task_id="finish_crawl", trigger_rule=TriggerRule.ALL_DONE)
     report = ReportOperator(task_id="report", trigger_rule=TriggerRule.ALL_DONE)
 
-    chain(choose, [start_each, audit, check_disk])
+    chain(choose, [list_configurations, audit, check_disk])
+    chain(list_configurations, start_each)
     chain(check_disk, plan_series, series.expand(series_id=plan_series.output), finish_crawl, report)
 
 

@@ -286,8 +286,9 @@ def config_directory() -> Path:
 
 
 def config_names() -> list[str]:
-    """Every configuration there is, by name."""
-    return sorted(path.stem for path in config_directory().glob("*.yml") if not path.name.startswith("."))
+    """Every configuration there is, by name; the examples (``example-*``) are none."""
+    names = (path.stem for path in config_directory().glob("*.yml"))
+    return sorted(name for name in names if not name.startswith((".", "example-")))
 
 
 def load(name: str, overrides: Mapping[str, Any] | None = None) -> DrainConfig:

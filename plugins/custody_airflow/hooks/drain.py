@@ -96,6 +96,8 @@ def _thumper(config: DrainConfig, place: Destination) -> Target:
     extra = connection.extra_dejson
     if not connection.host:
         raise Fault(FaultKind.CONFIG, subject, "has no host")
+    if extra.get("private_key"):
+        mask_secret(extra["private_key"])
     port = connection.port or 22
     address = SshTarget(
         host=connection.host,

@@ -204,7 +204,9 @@ _COMPLAINTS: Sequence[tuple[str, FaultKind, str, str]] = (
     ("No such file or directory", FaultKind.CONFIG, "there is no such directory", "check remote_dir, and its mount"),
     ("not found", FaultKind.CONFIG, "a program is missing", "install rsync, coreutils and findutils on both machines"),
 )
+FILE_ERROR = 11
 _CUT_OFF = 12
+CUT_SHORT = frozenset({FILE_ERROR, _CUT_OFF})
 _STATUS = {
     1: FaultKind.CONFIG, 2: FaultKind.CONFIG, 3: FaultKind.CONFIG, 4: FaultKind.CONFIG, 6: FaultKind.CONFIG,
     22: FaultKind.CAPACITY, 24: FaultKind.DATA, _NO_DIRECTORY: FaultKind.CONFIG,

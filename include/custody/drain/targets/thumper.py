@@ -12,7 +12,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from pathlib import PurePath, PurePosixPath
+from pathlib import Path, PurePath, PurePosixPath
 from urllib.parse import quote
 
 from custody import gate
@@ -27,6 +27,7 @@ COMMAND_TIMEOUT_S = 300.0
 HASH_TIMEOUT_S = 6 * 3600.0
 MIN_RATE_BYTES_S = 1 << 16
 STALL_S = 300.0
+_NO_ROOM_BYTES = 1 << 20
 
 _NO_DIRECTORY, _TAKEN, _CUT, _UNSTABLE = 66, 67, 68, 69
 
@@ -197,15 +198,30 @@ class ThumperTarget:
             options += ["--rsh", shell, "--rsync-path", shlex.join(remote)]
             argv = ["rsync", *options, "--", str(outgoing.path), rsync.remote_path(self._host.name, target)]
             done = rsync.run(argv, timeout_s=timeout_s, progress=progress, end_remote=self._end_remote)
+            self._demand_room(done, place, outgoing.state.size_bytes)
             return rsync.demand_success(done, place, self._host.name)
         source = rsync.remote_path(self._pull_from.host, str(outgoing.path))
         options += ["--rsh", rsync.remote_shell(self._pull_from.ssh_command())]
         done = self._host.run(["env", "LC_ALL=C", *remote, *options, "--", source, target], timeout_s=timeout_s)
         done = replace(done, stderr=rsync.without_group(done.stderr))
+        self._demand_room(done, place, outgoing.state.size_bytes)
         sent = rsync.demand_success(done, place, f"{self._pull_from.host}, as seen from {self._host.name}")
         if progress:
             progress(outgoing.state.size_bytes)
         return sent
+
+    def _demand_room(self, done: Completed, place: str, size_bytes: int) -> None:
+        """Look whether the disk is full where rsync failed without a word: what the receiver says of it can get lost.
+
+        Faults: CAPACITY.
+        """
+        if done.returncode not in rsync.CUT_SHORT or b"No space" in done.stderr:
+            return
+        free_bytes = self._host.disk_usage(Path(self._directory)).free_bytes
+        needed = size_bytes if done.returncode == rsync.FILE_ERROR else min(size_bytes, _NO_ROOM_BYTES)
+        if free_bytes < needed:
+            reason = f"the disk over there is full ({free_bytes} bytes free)"
+            raise Fault(FaultKind.CAPACITY, place, reason, next_command="free space there, then run again")
 
     def _share_kib_s(self) -> int | None:
         """What one transfer may take of the cap that holds now; at least 1 KiB/s, below which rsync cannot go."""
