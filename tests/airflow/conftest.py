@@ -38,6 +38,11 @@ class DrainSite:
     ledger: Ledger
     config_file: Path
 
+    @property
+    def client(self) -> Any:
+        """A boto3 client of the store."""
+        return client_of(self.store)
+
     def run(self, conf: dict[str, Any], **kwargs: Any) -> Any:
         """Run the DAG to its end in this process."""
         return dag_of("drain").test(run_conf=conf, **kwargs)

@@ -10,6 +10,8 @@ import pytest
 import sqlalchemy as sa
 
 from custody.drain import report, tables
+from custody.drain.config import load
+from custody.drain.plan import plan_series
 from custody.ledger.tables import event, proof
 from custody_demo.sample_disk import Fate
 
@@ -152,3 +154,29 @@ def test_xcom_carries_ids_and_counts(airflow_db: None, drain_site: Any) -> None:
         value = instance.xcom_pull(task_ids=instance.task_id, map_indexes=instance.map_index)
         assert len(str(value)) < 10_000
         assert ".warc" not in str(value)
+
+
+def test_one_series_that_fails_keeps_no_other(airflow_db: None, drain_site: Any) -> None:
+    planned = plan_series(drain_site.ledger, "wide", load("wide"), who="test", dry_run=True)
+    stuck = planned.planned[0].item
+    foreign = f"{stuck}/{planned.planned[0].names[0]}"
+    drain_site.client.put_object(Bucket=drain_site.bucket, Key=foreign, Body=b"somebody else's")
+    run = drain_site.run({"config": "wide"})
+    assert run.state == "failed"
+    assert drain_site.states(run)["series.delete"] == {"success", "upstream_failed"}
+    found = sorted((line.state, line.fault_kind, line.item == stuck) for line in report.list_series(drain_site.ledger))
+    assert found == [("clean", None, False), ("listed", "needs_human", True)]
+
+
+def test_an_audit_names_what_drifted_and_deletes_nothing(
+    airflow_db: None, drain_site: Any, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert drain_site.run({"config": "wide"}).state == "success"
+    assert drain_site.run({"config": "wide", "action": "audit"}).state == "success"
+    victim = sorted((drain_site.store.folder / drain_site.bucket).rglob("*.warc.gz"))[0]
+    victim.unlink()
+    before = tree(drain_site.disk.root)
+    run = drain_site.run({"config": "wide", "action": "audit"})
+    assert run.state == "failed"
+    assert f"{victim.name}: is not stored any more. Next: custody where-is {victim.name}" in capfd.readouterr().out
+    assert tree(drain_site.disk.root) == before

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import random
 import time
+from collections import Counter
 
 import pytest
 
 from custody_demo.airflow_api import FINAL_STATES, TaskInstance
-from custody_demo.processes import wait_until
+from custody_demo.processes import process_id, wait_until
 from custody_demo.sample_disk import CRAWLS, Fate, SampleCrawl
 from e2e.rig import DAG_ID, STEPS, Disk, Rig
 from e2e.slow_store import SlowStore
@@ -210,5 +211,33 @@ def test_a_killed_scheduler_that_is_started_again_ends_the_run_well(rig: Rig) ->
         state = rig.wait(run_id, timeout_s=300)
     print(f"  {state}: {_tries(rig, run_id)}")
     assert state == "success", rig.explain(run_id)
+    assert disk.out_of_place() == []
+    assert rig.deleted_without_proof(disk) == []
+
+
+def test_a_task_that_outlives_its_supervisor_is_not_done_twice(rig: Rig) -> None:
+    """Airflow believes it dead and tries again; the lease keeps the second one out as long as the first lives."""
+    store = rig.plain_store("outlived")
+    sent: Counter[str] = Counter()
+
+    def take_long(method: str, path: str) -> bool:
+        if method == "PUT" and path.endswith(".warc.gz"):
+            sent[path] += 1
+            time.sleep(30)
+        return False
+
+    with SlowStore(store.endpoint_url, refuse=take_long) as slow:
+        connection = rig.connect("custody_outlived", store, endpoint_url=slow.endpoint_url)
+        disk = rig.add_disk("outlived", store, connection=connection, crawls=CRAWLS[:1], files_per_crawl=2)
+        run_id = rig.trigger(config="outlived")
+        assert wait_until(lambda: len(sent) == 2, timeout_s=240)
+        (uploader,) = busy_workers(rig.stack.pid_of("scheduler"))
+        assert step_of(rig.airflow_db, uploader.task_instance) == ("series.upload[0]", "running")
+        assert kill(uploader.supervisor)
+        print(f"\nsupervisor {uploader.supervisor.pid} killed, task {uploader.task.pid} goes on")
+        print(f"  {rig.wait(run_id)}: {_tries(rig, run_id)}")
+        assert wait_until(lambda: process_id(uploader.task.pid) != uploader.task, timeout_s=120)
+        rig.drain("outlived")
+    assert set(sent.values()) == {1}
     assert disk.out_of_place() == []
     assert rig.deleted_without_proof(disk) == []

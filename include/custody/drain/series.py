@@ -202,19 +202,17 @@ def unfinished(ledger: Ledger, config_name: str, *, max_attempts: int | None = N
 def take_up(ledger: Ledger, series_ids: Sequence[int], config: DrainConfig) -> None:
     """Prepare unfinished series for a new run.
 
-    They follow the configuration as it is now. What could not be proven, or is no longer stored, goes back to its
-    upload, which sends what is missing and nothing else.
+    They follow the configuration as it is now. What could not be proven goes back to its upload, which sends what is
+    missing and nothing else; what is no longer stored, to the making of its item, which may be gone as a whole.
     """
     table = tables.series
-    unproven = sa.or_(
-        table.c.state == SeriesState.UPLOADED,
-        sa.and_(table.c.state == SeriesState.PROVEN, table.c.fault == FaultKind.DATA),
-    )
+    unproven = sa.and_(table.c.state == SeriesState.UPLOADED, table.c.fault.is_not(None))
+    lost = sa.and_(table.c.state == SeriesState.PROVEN, table.c.fault == FaultKind.DATA)
     with ledger.begin() as connection:
         ours = table.c.id.in_(list(series_ids))
         connection.execute(sa.update(table).where(ours).values(settings=config.model_dump(mode="json")))
-        back = {"state": SeriesState.CREATED, "changed_at": now()}
-        connection.execute(sa.update(table).where(ours, unproven, table.c.fault.is_not(None)).values(**back))
+        for which, back in ((unproven, SeriesState.CREATED), (lost, SeriesState.LISTED)):
+            connection.execute(sa.update(table).where(ours, which).values(state=back, changed_at=now()))
 
 
 def load(ledger: Ledger, series_id: int) -> Series:

@@ -6,7 +6,7 @@ bytes that were read now, and the one the server says it received. The server's 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from datetime import UTC, datetime
 
@@ -36,16 +36,18 @@ def create_item(work: Work) -> None:
     item = describe_item(series)
     manifest = (series.directory / markers.MANIFEST).read_bytes()
     for target in work.targets:
-        _refuse_foreign(series, target)
+        _refuse_foreign(work, target, target.look(series.item, [member.name for member in series.files]))
         target.create(item, manifest)
     write_atomic(series.directory / markers.BUCKET_OK, f"{series.item}\n".encode())
 
 
-def _refuse_foreign(series: Series, target: Target) -> None:
-    there = target.look(series.item, [member.name for member in series.files])
+def _refuse_foreign(work: Work, target: Target, there: Mapping[str, Fixity | None]) -> None:
+    """Nothing is sent over bytes of somebody else; a copy of ours that went bad may be replaced."""
+    series = work.series
+    ours = _on_record(work, target, set(CopyState))
     for member in series.files:
         verdict = gate.may_overwrite(_fixity(series, member), there[member.name])
-        if not verdict.allowed:
+        if not verdict.allowed and member.name not in ours:
             place = target.place(series.item, member.name)
             next_command = f"find out whose it is and move it away, then {series.next_command}"
             raise Fault(FaultKind.NEEDS_HUMAN, place, f"{verdict}; nothing was sent", next_command=next_command)
@@ -67,8 +69,10 @@ def upload(work: Work) -> None:
 def _send_missing(work: Work, target: Target) -> None:
     series = work.series
     there = target.look(series.item, [member.name for member in series.files])
+    _refuse_foreign(work, target, there)
     missing = [member for member in series.files if not _is_stored(series, member, there[member.name])]
-    if isinstance(target, Settling) and _was_sent(work, target, missing):
+    sent = _on_record(work, target, {CopyState.SENT})
+    if isinstance(target, Settling) and any(member.name in sent for member in missing):
         # The target took some of these and may still be storing them: sending them anew would double its work.
         target.settle(series.item)
         there = target.look(series.item, [member.name for member in series.files])
@@ -83,12 +87,14 @@ def _send_missing(work: Work, target: Target) -> None:
     work.detail["was_there"] += len(stored)
 
 
-def _was_sent(work: Work, target: Target, members: Sequence[SeriesFile]) -> bool:
-    """Whether an earlier attempt sent one of these files there."""
-    keys = [place_key(target.place(work.series.item, member.name)) for member in members]
-    query = sa.select(copy_table.c.id).where(copy_table.c.place_key.in_(keys), copy_table.c.state == CopyState.SENT)
+def _on_record(work: Work, target: Target, states: Collection[CopyState]) -> set[str]:
+    """Names of the files of which the ledger knows a copy there, in one of these states."""
+    names = {place_key(target.place(work.series.item, member.name)): member.name for member in work.series.files}
+    query = sa.select(copy_table.c.place_key).where(
+        copy_table.c.place_key.in_(list(names)), copy_table.c.state.in_([str(state) for state in states])
+    )
     with work.ledger.read() as connection:
-        return connection.scalar(query.limit(1)) is not None
+        return {names[key] for key in connection.scalars(query)}
 
 
 def _wait_for_all(sending: list[Future[None]]) -> None:

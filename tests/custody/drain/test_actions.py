@@ -8,6 +8,7 @@ from custody.drain import actions
 from custody.drain.plan import plan_series
 from custody.drain.series import SeriesState
 from custody.faults import Fault, FaultKind
+from custody.host import DiskUsage, LocalHost
 from drain_site import WHO, Site, check_is_clean, check_nothing_lost
 
 
@@ -111,3 +112,14 @@ def test_an_item_is_named_after_the_files_that_are_left(site: Site) -> None:
     assert packed.state is SeriesState.PACKED
     site.do_until(number, "delete")
     check_is_clean(site, [number])
+
+
+def test_under_pressure_a_disk_is_drained_without_waiting_for_full_items(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site.values |= {"max_wait_s": None, "pressure_pct": 90}
+    site.write()
+    monkeypatch.setattr(LocalHost, "disk_usage", lambda self, path: DiskUsage(100, 11, 100, 100))
+    assert site.plan().waiting == tuple(site.originals)
+    monkeypatch.setattr(LocalHost, "disk_usage", lambda self, path: DiskUsage(100, 10, 100, 100))
+    assert [planned.names for planned in site.plan().planned] == [tuple(site.originals)]

@@ -11,7 +11,8 @@ import gzip
 import hashlib
 import random
 import signal
-from collections.abc import Iterator
+import zipfile
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -20,7 +21,7 @@ import zstandard
 from hypothesis import given
 from hypothesis import strategies as st
 
-from custody.drain.integrity import Damaged, checker_for
+from custody.drain.integrity import Damaged, check_wacz, checker_for
 
 THIRD_PARTY = Path(__file__).parents[4] / "shared" / "data" / "warc"
 needs_samples = pytest.mark.skipif(not THIRD_PARTY.is_dir(), reason="the third-party samples are not on this machine")
@@ -358,3 +359,36 @@ def test_a_cut_in_a_file_of_others_is_found(name: str) -> None:
     content = sample(name)
     with pytest.raises(Damaged):
         check(kind_of(name), content[: len(content) - 9])
+
+
+def wacz(path: Path, *, with_datapackage: bool = True) -> Path:
+    """A small WACZ: what counts is its table of contents and the checksums of its members."""
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("archive/data.warc.gz", bytes(range(256)) * 40)
+        if with_datapackage:
+            archive.writestr("datapackage.json", "{}")
+    return path
+
+
+def test_a_whole_wacz_passes(tmp_path: Path) -> None:
+    check_wacz(wacz(tmp_path / "a.wacz"))
+
+
+@pytest.mark.parametrize(
+    ("harm", "said"),
+    [
+        (lambda content: content[:40] + bytes([content[40] ^ 255]) + content[41:], "broken|no whole zip"),
+        (lambda content: content[:-30], "is no whole zip file"),
+        (lambda content: b"no zip at all", "is no whole zip file"),
+    ],
+)
+def test_a_damaged_wacz_is_told(tmp_path: Path, harm: Callable[[bytes], bytes], said: str) -> None:
+    path = wacz(tmp_path / "a.wacz")
+    path.write_bytes(harm(path.read_bytes()))
+    with pytest.raises(Damaged, match=said):
+        check_wacz(path)
+
+
+def test_a_zip_without_a_datapackage_is_no_wacz(tmp_path: Path) -> None:
+    with pytest.raises(Damaged, match=r"no datapackage\.json"):
+        check_wacz(wacz(tmp_path / "a.wacz", with_datapackage=False))

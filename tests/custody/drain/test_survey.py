@@ -308,3 +308,25 @@ def test_suffix_re_is_read_as_find_reads_it(disk: Site) -> None:
     found = survey(disk.config)
     assert [candidate.warc.suffix for candidate in found.candidates] == [".warc.gz", ".warc", ".arc.gz"]
     assert {leftover.reason for leftover in found.leftovers} == {"matches no name pattern of the configuration"}
+
+
+def test_an_open_file_nobody_writes_to_is_reported_and_left_alone(disk: Site) -> None:
+    disk.values["open_warn_s"] = 3600
+    disk.write(name=warc_name(1) + ".open", age_s=60)
+    disk.write(name=warc_name(2) + ".open", age_s=3 * 86400)
+    assert reasons(disk) == {
+        warc_name(1) + ".open": "is in progress by its name",
+        warc_name(2)
+        + ".open": "is in progress by its name, yet nothing was written to it for 3 days: a dead crawler's?",
+    }
+    assert survey(disk.config).candidates == ()
+
+
+def test_draintasker_still_packing_on_the_disk_is_refused(disk: Site) -> None:
+    lock = disk.job_dir / "PACKED.open"
+    lock.write_text(f"{os.getpid()}\n")
+    with pytest.raises(Fault, match="draintasker") as refusal:
+        check_disk(disk.config)
+    assert refusal.value.next_command == f"end it: kill {os.getpid()}"
+    lock.write_text("4194305\n")
+    assert check_disk(disk.config).draining
