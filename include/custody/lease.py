@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
@@ -95,6 +95,13 @@ def give_back(ledger: Ledger, lease: Lease) -> None:
             .where(table.c.name == lease.name, table.c.token == lease.token)
             .values(expires_at=now() - timedelta(seconds=1))
         )
+
+
+def holders(ledger: Ledger, names: Collection[str]) -> dict[str, str]:
+    """Who holds these leases at the moment; a lease that is free, expired or a dead process's is not in the answer."""
+    query = sa.select(table.c.name, table.c.holder).where(table.c.name.in_(list(names)), table.c.expires_at > now())
+    with ledger.read() as connection:
+        return {row.name: row.holder for row in connection.execute(query) if not _is_dead_here(row.holder)}
 
 
 class Held:

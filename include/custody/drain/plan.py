@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from custody import lease
@@ -11,7 +12,7 @@ from custody.drain import markers, trash
 from custody.drain.adopt import Adopted, adopt
 from custody.drain.config import DrainConfig
 from custody.drain.packing import Candidate, Limits, PackingPlan, plan_packing
-from custody.drain.series import ROOM, free_item, reserve, reserved_sources, take_up, unfinished
+from custody.drain.series import ROOM, free_item, lease_of, reserve, reserved_sources, take_up, unfinished
 from custody.drain.survey import Survey, survey
 from custody.drain.units import format_size
 from custody.faults import Fault
@@ -35,6 +36,7 @@ class Planned:
 
     survey: Survey
     adopted: tuple[Adopted, ...] = ()
+    busy: Mapping[str, str] = field(default_factory=dict)
     resumed: tuple[int, ...] = ()
     planned: tuple[PlannedSeries, ...] = ()
     waiting: tuple[str, ...] = ()
@@ -62,7 +64,9 @@ def _plan(ledger: Ledger, config_name: str, config: DrainConfig, *, who: str, dr
     if not dry_run:
         trash.empty(ledger, config_name, config, who=who)
     adopted = () if dry_run else tuple(adopt(ledger, config_name, config, who=who))
-    resumed = tuple(unfinished(ledger, config_name, max_attempts=config.max_attempts))
+    begun = unfinished(ledger, config_name, max_attempts=config.max_attempts)
+    busy = lease.holders(ledger, [lease_of(series_id) for series_id in begun])
+    resumed = tuple(series_id for series_id in begun if lease_of(series_id) not in busy)
     if not dry_run:
         take_up(ledger, resumed, config)
     found = survey(config)
@@ -89,7 +93,7 @@ def _plan(ledger: Ledger, config_name: str, config: DrainConfig, *, who: str, dr
                 ledger.record_event(connection, who=who, room=ROOM, what="plan", subject=item, detail=detail)
         planned.append(PlannedSeries(series_id, item, names, size))
     waiting = tuple(candidate.warc.name for candidate in packing.waiting)
-    return Planned(found, adopted, resumed, tuple(planned), waiting, tuple(refused))
+    return Planned(found, adopted, busy, resumed, tuple(planned), waiting, tuple(refused))
 
 
 def _pack(free: list[Candidate], config: DrainConfig) -> PackingPlan:
@@ -106,6 +110,7 @@ def describe(planned: Planned) -> list[str]:
     found = planned.survey
     lines = [f"{len(found.candidates)} files may be packed, {format_size(found.size_bytes)}"]
     lines += [f"taken over: {one.item}, {one.files} files, {one.was}; now {one.state}" for one in planned.adopted]
+    lines += [f"in another run's hands: {name}, {holder}" for name, holder in planned.busy.items()]
     lines += [f"goes on: series {series_id}" for series_id in planned.resumed]
     lines += [f"new: {one.item}, {len(one.names)} files, {format_size(one.size_bytes)}" for one in planned.planned]
     if planned.waiting:

@@ -199,6 +199,11 @@ def unfinished(ledger: Ledger, config_name: str, *, max_attempts: int | None = N
         )
 
 
+def lease_of(series_id: int) -> str:
+    """The name of the lease that a step on this series holds."""
+    return f"{ROOM}/series/{series_id}"
+
+
 def take_up(ledger: Ledger, series_ids: Sequence[int], config: DrainConfig) -> None:
     """Prepare unfinished series for a new run.
 

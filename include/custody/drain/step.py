@@ -14,7 +14,7 @@ from sqlalchemy.engine import Connection
 from custody import lease
 from custody.drain import markers, tables
 from custody.drain.hooks import run_hook
-from custody.drain.series import ROOM, Series, SeriesState, load, set_state
+from custody.drain.series import ROOM, Series, SeriesState, lease_of, load, set_state
 from custody.faults import Fault, FaultKind, from_os_error
 from custody.ledger import Ledger
 from custody.ledger.store import now
@@ -87,7 +87,7 @@ def series_step(name: str, *, needs: SeriesState, makes: SeriesState) -> Callabl
     def frame(do: Callable[[Work], None]) -> Step:
         @wraps(do)
         def step(ledger: Ledger, series_id: int, *, who: str, targets: Sequence[Target] = ()) -> Series:
-            with lease.hold(ledger, f"drain/series/{series_id}") as held:
+            with lease.hold(ledger, lease_of(series_id)) as held:
                 series = load(ledger, series_id)
                 if series.state.rank >= makes.rank:
                     return series

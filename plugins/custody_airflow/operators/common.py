@@ -3,8 +3,9 @@
 | fault | outcome |
 |---|---|
 | TRANSIENT, CAPACITY | the attempt fails; Airflow tries again with growing pauses |
+| CONFLICT | the same: somebody else has it now, and may be done with it by then |
 | THROTTLED | the task waits without a worker slot until the time the other side named |
-| CONFLICT, CANCELLED | skipped: somebody else has it, or somebody stopped it |
+| CANCELLED | skipped: somebody stopped it on purpose |
 | AUTH, DATA, CONFIG, NEEDS_HUMAN | failed at once, no retry; the message ends with the next command |
 """
 
@@ -42,9 +43,9 @@ RETRY_ARGUMENTS: dict[str, Any] = {
 def outcome_of(fault: Fault) -> AirflowException:
     """What Airflow is told of a fault."""
     match fault.kind:
-        case FaultKind.CONFLICT | FaultKind.CANCELLED:
+        case FaultKind.CANCELLED:
             return AirflowSkipException(str(fault))
-        case kind if kind.is_worth_a_retry:
+        case kind if kind.is_worth_a_retry or kind is FaultKind.CONFLICT:
             return AirflowException(str(fault))
         case _:
             return AirflowFailException(str(fault))

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 
+from custody import lease
 from custody.drain import actions
-from custody.drain.plan import plan_series
-from custody.drain.series import SeriesState
+from custody.drain.plan import describe, plan_series
+from custody.drain.series import SeriesState, lease_of
 from custody.faults import Fault, FaultKind
 from custody.host import DiskUsage, LocalHost
 from drain_site import WHO, Site, check_is_clean, check_nothing_lost
@@ -87,8 +88,6 @@ def test_the_switch_is_looked_at_before_every_step(site: Site, step: str) -> Non
 
 
 def test_two_plans_at_once_are_one(site: Site) -> None:
-    from custody import lease
-
     site.write()
     with (
         lease.hold(site.ledger, "drain/plan/wide"),
@@ -123,3 +122,14 @@ def test_under_pressure_a_disk_is_drained_without_waiting_for_full_items(
     assert site.plan().waiting == tuple(site.originals)
     monkeypatch.setattr(LocalHost, "disk_usage", lambda self, path: DiskUsage(100, 10, 100, 100))
     assert [planned.names for planned in site.plan().planned] == [tuple(site.originals)]
+
+
+def test_a_series_in_another_run_s_hands_is_left_to_it(site: Site) -> None:
+    site.write()
+    number = site.one_series()
+    with lease.hold(site.ledger, lease_of(number)) as held:
+        planned = site.plan()
+        assert planned.series_ids == []
+        assert planned.busy == {lease_of(number): held.lease.holder}
+        assert any("in another run's hands" in line for line in describe(planned))
+    assert site.plan().series_ids == [number]
