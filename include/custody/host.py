@@ -87,7 +87,7 @@ class LocalHost:
             try:
                 stdout, stderr = process.communicate(stdin, timeout_s)
             except subprocess.TimeoutExpired as error:
-                _end_group(process)
+                end_group(process)
                 raise Fault(FaultKind.TRANSIENT, argv[0], f"did not end within {timeout_s:g} s") from error
         return Completed(tuple(argv), process.returncode, stdout, stderr)
 
@@ -98,7 +98,7 @@ class LocalHost:
             assert process.stdout is not None
             yield process.stdout
             if not _is_at_end(process.stdout):
-                _end_group(process)  # the reader has enough
+                end_group(process)  # the reader has enough
                 return
             if process.wait():
                 stderr.seek(0)
@@ -199,7 +199,7 @@ class SshHost:
             try:
                 stdout, stderr = process.communicate(stdin, timeout_s)
             except subprocess.TimeoutExpired as error:
-                _end_group(process)
+                end_group(process)
                 _, stderr = process.communicate()
                 self._end_remote(stderr)
                 reason = f"{argv[0]} did not end within {timeout_s:g} s"
@@ -217,7 +217,7 @@ class SshHost:
                 complete = _is_at_end(process.stdout)
             finally:
                 if not complete:
-                    _end_group(process)
+                    end_group(process)
                 process.wait()
                 captured.seek(0)
                 stderr = captured.read()
@@ -303,7 +303,7 @@ def _started(
         yield process
     finally:
         if process.poll() is None:
-            _end_group(process)
+            end_group(process)
         for pipe in (process.stdin, process.stdout, process.stderr):
             if pipe:
                 pipe.close()
@@ -316,7 +316,8 @@ def _is_at_end(stream: IO[bytes]) -> bool:
     return bool(poll.poll(LEAVE_PATIENCE_S * 1000)) and not stream.read(1)
 
 
-def _end_group(process: subprocess.Popen[bytes], patience_s: float = 2.0) -> None:
+def end_group(process: subprocess.Popen[bytes], patience_s: float = 2.0) -> None:
+    """End a program that leads its process group, and everything it started: asked first, then killed."""
     for what in (signal.SIGTERM, signal.SIGKILL):
         try:
             os.killpg(process.pid, what)

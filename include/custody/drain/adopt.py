@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,10 +21,10 @@ from custody.digests import FileState, Fixity
 from custody.drain import markers, tables
 from custody.drain.config import DrainConfig
 from custody.drain.names import SUFFIXES, is_identifier
-from custody.drain.series import ROOM, SeriesState, source_key
+from custody.drain.series import ROOM, NewFile, SeriesState, put_on_record
 from custody.faults import Fault, FaultKind, os_errors_as_faults
 from custody.ledger import CopyState, Ledger
-from custody.ledger.store import disk_place, now
+from custody.ledger.store import disk_place
 from custody.publish import RenamePlan
 
 _LEGACY_ORDER = (
@@ -55,16 +54,6 @@ class Adopted:
     state: SeriesState
     files: int
     was: str
-
-
-@dataclass(frozen=True)
-class _Member:
-    """A file of an adopted series, as far as anything beside it tells."""
-
-    source: Path
-    name: str
-    state: FileState
-    digests: Mapping[str, str]
 
 
 def adopt(ledger: Ledger, config_name: str, config: DrainConfig, *, who: str) -> list[Adopted]:
@@ -100,15 +89,15 @@ def _adopt_ours(ledger: Ledger, config_name: str, config: DrainConfig, directory
         return None
     facts: Any = plan.facts["files"]
     members = [
-        _Member(rename.source, rename.target.name, rename.state, facts[rename.target.name]["digests"])
+        NewFile(rename.source, rename.target.name, rename.state, facts[rename.target.name]["digests"])
         for rename in plan.renames
     ]
     state = _state_by_markers(directory)
     if state is SeriesState.PLANNED:
-        members = [_Member(member.source, member.source.name, member.state, {}) for member in members]
+        members = [NewFile(member.source, member.source.name, member.state, {}) for member in members]
     proofs = _proofs(directory)
     with ledger.begin() as connection:
-        series_id = _record(connection, config_name, config, directory, state, members)
+        series_id = put_on_record(connection, config_name, config, directory, state, members)
         for member in members:
             if state is not SeriesState.PLANNED:
                 _record_copies(
@@ -151,7 +140,7 @@ def _record_copies(
     connection: Connection,
     series_id: int,
     directory: Path,
-    member: _Member,
+    member: NewFile,
     state: SeriesState,
     proofs: list[dict[str, Any]],
     who: str,
@@ -179,7 +168,7 @@ def _adopt_foreign(ledger: Ledger, config_name: str, config: DrainConfig, direct
     cleaned = (directory / markers.CLEAN).exists()
     listed = _legacy_manifest(directory)
     members = [
-        _Member(path, path.name, FileState.of_path(path), {"md5": listed[path.name]} if path.name in listed else {})
+        NewFile(path, path.name, FileState.of_path(path), {"md5": listed[path.name]} if path.name in listed else {})
         for path in sorted(directory.iterdir())
         if path.name.endswith(SUFFIXES) and path.is_file() and not path.is_symlink()
     ]
@@ -187,7 +176,7 @@ def _adopt_foreign(ledger: Ledger, config_name: str, config: DrainConfig, direct
     was = _legacy_state(directory)
     (directory / markers.PRIVATE).mkdir(exist_ok=True)
     with ledger.begin() as connection:
-        series_id = _record(connection, config_name, config, directory, state, members)
+        series_id = put_on_record(connection, config_name, config, directory, state, members)
         detail = {
             "state": state,
             "files": len(members),
@@ -213,43 +202,3 @@ def _legacy_state(directory: Path) -> str:
     """The markers that are there, in draintasker's order: what an operator would have read off them."""
     found = [marker for marker in _LEGACY_ORDER if (directory / marker).exists()]
     return "draintasker: " + (" ".join(found) or "no marker")
-
-
-def _record(
-    connection: Connection,
-    config_name: str,
-    config: DrainConfig,
-    directory: Path,
-    state: SeriesState,
-    members: list[_Member],
-) -> int:
-    at = now()
-    values = {
-        "config": config_name,
-        "settings": config.model_dump(mode="json"),
-        "item": directory.name,
-        "directory": str(directory),
-        "state": state,
-        "on_hold": False,
-        "attempts": 0,
-        "planned_at": at,
-        "changed_at": at,
-    }
-    key = connection.execute(sa.insert(tables.series).values(values)).inserted_primary_key
-    assert key is not None
-    finished = state in {SeriesState.CLEAN, SeriesState.DROPPED}
-    for position, member in enumerate(members):
-        reserved = f"done-{key[0]}-{position}" if finished else source_key(member.source)
-        row = {
-            "series_id": key[0],
-            "source": str(member.source),
-            "source_key": reserved,
-            "name": member.name,
-            "size_bytes": member.state.size_bytes,
-            "mtime_ns": member.state.mtime_ns,
-            "inode": member.state.inode,
-            "position": position,
-            **{name: member.digests.get(name) for name in ("md5", "sha256")},
-        }
-        connection.execute(sa.insert(tables.series_file).values(row))
-    return int(key[0])

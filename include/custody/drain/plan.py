@@ -12,7 +12,17 @@ from custody.drain import markers, trash
 from custody.drain.adopt import Adopted, adopt
 from custody.drain.config import DrainConfig
 from custody.drain.packing import Candidate, Limits, PackingPlan, plan_packing
-from custody.drain.series import ROOM, free_item, lease_of, reserve, reserved_sources, take_up, unfinished
+from custody.drain.series import (
+    ROOM,
+    NewFile,
+    SeriesState,
+    free_item,
+    lease_of,
+    put_on_record,
+    reserved_sources,
+    take_up,
+    unfinished,
+)
 from custody.drain.survey import Survey, survey
 from custody.drain.units import format_size
 from custody.faults import Fault
@@ -88,7 +98,9 @@ def _plan(ledger: Ledger, config_name: str, config: DrainConfig, *, who: str, dr
         series_id = None
         if not dry_run:
             with ledger.begin() as connection:
-                series_id = reserve(connection, config_name, config, item, members)
+                files = [NewFile(config.job_dir / one.warc.name, one.warc.name, one.state) for one in members]
+                directory = config.xfer_dir / item
+                series_id = put_on_record(connection, config_name, config, directory, SeriesState.PLANNED, files)
                 detail = {"files": len(names), "size_bytes": size}
                 ledger.record_event(connection, who=who, room=ROOM, what="plan", subject=item, detail=detail)
         planned.append(PlannedSeries(series_id, item, names, size))

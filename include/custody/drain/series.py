@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 from pathlib import Path
@@ -16,7 +16,6 @@ from custody.digests import FileState, Fixity
 from custody.drain import tables
 from custody.drain.config import DrainConfig
 from custody.drain.names import WarcName, item_name
-from custody.drain.packing import Candidate
 from custody.faults import Fault, FaultKind
 from custody.ledger import Ledger
 from custody.ledger.store import disk_place, now, place_key
@@ -98,10 +97,25 @@ class Series:
         return f'airflow dags trigger drain --conf \'{{"config": "{self.config_name}"}}\''
 
 
-def reserve(
-    connection: Connection, config_name: str, config: DrainConfig, item: str, candidates: Sequence[Candidate]
+@dataclass(frozen=True)
+class NewFile:
+    """A file about to be put on record in a series, with the digests known of it by then."""
+
+    source: Path
+    name: str
+    state: FileState
+    digests: Mapping[str, str] = field(default_factory=dict)
+
+
+def put_on_record(
+    connection: Connection,
+    config_name: str,
+    config: DrainConfig,
+    directory: Path,
+    state: SeriesState,
+    files: Sequence[NewFile],
 ) -> int:
-    """Put a planned series on record; its files are then nobody else's.
+    """Put a series on record; until it is finished, its files are nobody else's. Returns its number.
 
     Faults: CONFLICT (from the ledger) where another series holds one of the files.
     """
@@ -109,9 +123,9 @@ def reserve(
     values = {
         "config": config_name,
         "settings": config.model_dump(mode="json"),
-        "item": item,
-        "directory": str(config.xfer_dir / item),
-        "state": SeriesState.PLANNED,
+        "item": directory.name,
+        "directory": str(directory),
+        "state": state,
         "on_hold": False,
         "attempts": 0,
         "planned_at": at,
@@ -122,17 +136,20 @@ def reserve(
     rows = [
         {
             "series_id": key[0],
-            "source": str(config.job_dir / candidate.warc.name),
-            "source_key": source_key(config.job_dir / candidate.warc.name),
-            "name": candidate.warc.name,
-            "size_bytes": candidate.state.size_bytes,
-            "mtime_ns": candidate.state.mtime_ns,
-            "inode": candidate.state.inode,
+            "source": str(one.source),
+            "source_key": f"done-{key[0]}-{position}" if state in FINISHED else source_key(one.source),
+            "name": one.name,
+            "size_bytes": one.state.size_bytes,
+            "mtime_ns": one.state.mtime_ns,
+            "inode": one.state.inode,
             "position": position,
+            "md5": one.digests.get("md5"),
+            "sha256": one.digests.get("sha256"),
         }
-        for position, candidate in enumerate(candidates)
+        for position, one in enumerate(files)
     ]
-    connection.execute(sa.insert(tables.series_file), rows)
+    if rows:
+        connection.execute(sa.insert(tables.series_file), rows)
     return int(key[0])
 
 

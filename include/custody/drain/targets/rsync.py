@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import re
 import selectors
-import signal
 import subprocess
 import time
 from collections.abc import Callable, Sequence
@@ -17,7 +16,7 @@ from dataclasses import dataclass
 
 from custody.digests import Progress
 from custody.faults import Fault, FaultKind
-from custody.host import STDERR_TAIL_CHARS, Completed, classify_ssh
+from custody.host import STDERR_TAIL_CHARS, Completed, classify_ssh, end_group
 
 PARTIAL_DIR = ".custody-partial"
 GROUP_MARK = b"custody-group "
@@ -101,13 +100,13 @@ def run(
             ended = _listen(process, told, time.monotonic() + timeout_s)
             if not ended:
                 group = remote_group(bytes(told.stderr))
-                _end_group(process)
+                end_group(process)
                 if group:
                     end_remote(group)
                 raise Fault(FaultKind.TRANSIENT, "rsync", f"did not end within {timeout_s:g} s, and was ended")
             process.wait()
         except BaseException:
-            _end_group(process)
+            end_group(process)
             raise
     return Completed(tuple(argv), process.returncode, bytes(told.stdout), without_group(bytes(told.stderr)))
 
@@ -153,19 +152,6 @@ def _listen(process: subprocess.Popen[bytes], told: _Told, deadline: float) -> b
                 else:
                     selector.unregister(key.fileobj)
     return True
-
-
-def _end_group(process: subprocess.Popen[bytes]) -> None:
-    for what, patience_s in ((signal.SIGTERM, 2.0), (signal.SIGKILL, None)):
-        try:
-            os.killpg(process.pid, what)
-        except ProcessLookupError:
-            break
-        try:
-            process.wait(patience_s)
-        except subprocess.TimeoutExpired:
-            continue
-    process.wait()
 
 
 def remote_group(stderr: bytes) -> str | None:
