@@ -6,16 +6,20 @@ import importlib
 import multiprocessing
 import pkgutil
 import socket
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
 from alembic.autogenerate import compare_metadata
+from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
 
 import custody
 from custody.faults import Fault, FaultKind
-from custody.ledger import Ledger
+from custody.ledger import Ledger, schema
 from custody.ledger.schema import VERSION_TABLE, is_current
 from custody.ledger.tables import metadata
 
@@ -141,3 +145,17 @@ def test_a_sqlite_ledger_lies_where_it_was_told_to(tmp_path: Path, monkeypatch: 
     assert (tmp_path / "not" / "yet" / "ledger.sqlite").exists()
     monkeypatch.setenv("CUSTODY_LEDGER", "postgresql+psycopg2://x/y")
     assert default_url() == "postgresql+psycopg2://x/y"
+
+
+def test_the_program_knows_the_last_migration() -> None:
+    config = Config()
+    config.set_main_option("script_location", str(Path(schema.__file__).parent / "migrations"))
+    assert ScriptDirectory.from_config(config).get_heads() == [schema.HEAD]
+
+
+def test_opening_a_ledger_does_not_load_alembic(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/ledger.sqlite"
+    Ledger.upgrade(url).close()
+    program = f"import sys; from custody.ledger import Ledger; Ledger.open({url!r}); print('alembic' in sys.modules)"
+    answer = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert answer.stdout == "False\n"
