@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import socket
@@ -57,7 +58,8 @@ class Wire:
     def cut(self) -> None:
         for pair in self.open:
             for end in pair:
-                end.shutdown(socket.SHUT_RDWR)
+                with contextlib.suppress(OSError):  # the other side may have gone first
+                    end.shutdown(socket.SHUT_RDWR)
         self.open.clear()
 
     def close(self) -> None:
