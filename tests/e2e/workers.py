@@ -112,6 +112,6 @@ class CommandLines:
             self.looks += 1
 
     def telling(self) -> list[str]:
-        """Those that held a secret; Ceph's own tool, by which the test's server is given its user, knows no other way."""
+        """Those that held a secret. Ceph's own tool, which gives the test's server its user, knows no other way."""
         seen = {line for line in self.seen if "radosgw-admin" not in line}
         return sorted(line for line in seen if any(secret in line for secret in self.secrets))
