@@ -168,7 +168,7 @@ class SshHost:
         options = {
             "BatchMode": "yes",
             "StrictHostKeyChecking": "yes",
-            "UserKnownHostsFile": str(self._files / "known_hosts"),
+            "UserKnownHostsFile": f'"{self._files / "known_hosts"}"',  # ssh splits a value at blanks, unless quoted
             "GlobalKnownHostsFile": "/dev/null",
             "ConnectTimeout": str(CONNECT_TIMEOUT_S),
             "ServerAliveInterval": "15",
@@ -177,7 +177,7 @@ class SshHost:
             "LogLevel": "ERROR",  # a banner would come before the program's own words
         }
         if key:
-            options |= {"IdentityFile": str(key), "IdentitiesOnly": "yes"}
+            options |= {"IdentityFile": f'"{key}"', "IdentitiesOnly": "yes"}
         argv = ["ssh", "-F", "/dev/null", "-T", "-p", str(target.port)]
         for name, value in options.items():
             argv += ["-o", f"{name}={value}"]

@@ -1,1 +1,1 @@
-"""The demo: a throw-away Airflow, an object store and sample disks, all below one directory and on the loopback."""
+"""The demo: a throw-away Airflow, sample disks and what they are drained to, below one directory on the loopback."""

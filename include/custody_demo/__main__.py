@@ -7,6 +7,8 @@ import signal
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -16,7 +18,9 @@ from rich.panel import Panel
 from custody_demo import drain_chapter
 from custody_demo.airflow_api import AirflowApiError
 from custody_demo.airflow_stack import PROJECT, AirflowStack
+from custody_demo.archive_org import serve
 from custody_demo.processes import StartError
+from custody_demo.second_machine import run_second_machine
 from custody_demo.workspace import Chapter, Outcome, Workspace, prepare
 
 CHAPTERS: tuple[Chapter, ...] = (drain_chapter,)
@@ -41,9 +45,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _demo(home: Path, console: Console, *, once: bool) -> int:
     workspace = prepare(home, console)
     say = partial(console.print, soft_wrap=True, highlight=False)
-    with workspace.store as store:
+    with ExitStack() as running:
+        workspace = _start_places(workspace, running)
         workspace.upgrade_ledger()
-        say(f"Object store: {store.endpoint_url}, its objects are the plain files in {store.folder}")
         stack = AirflowStack(workspace.home / "airflow", extra_env=workspace.environment())
         first = "" if (workspace.home / "airflow/airflow.db").exists() else "; the first start takes longer"
         say(f"Starting Airflow (logs: {stack.home / 'components'}){first} ...")
@@ -58,6 +62,22 @@ def _demo(home: Path, console: Console, *, once: bool) -> int:
                 _stay(console, stack, workspace)
             say("Stopping ...")
     return 1 if any(outcome.problems for outcome in outcomes) else 0
+
+
+def _start_places(workspace: Workspace, running: ExitStack) -> Workspace:
+    """Start what takes copies and say where they will lie; without a second machine the demo is a smaller one."""
+    say = partial(workspace.console.print, soft_wrap=True, highlight=False, markup=False)
+    running.enter_context(workspace.store)
+    say(f"Object store: {workspace.store.endpoint_url}, its objects are the plain files in {workspace.store.folder}")
+    running.enter_context(serve(workspace.archive_org))
+    say(f"Stand-in for archive.org: {workspace.archive_org.endpoint_url}, its items are in {workspace.items}")
+    try:
+        machine = running.enter_context(run_second_machine(workspace.second_home))
+    except StartError as error:
+        say(f"Second machine: left out, {error}")
+        return workspace
+    say(f"Second machine: {machine.user}@{machine.host}, ssh port {machine.port}, its directory is {workspace.crawls}")
+    return replace(workspace, second_machine=machine)
 
 
 def _sum_up(console: Console, outcomes: Sequence[Outcome]) -> None:
@@ -86,7 +106,7 @@ def _stay(console: Console, stack: AirflowStack, workspace: Workspace) -> None:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="bin/demo",
-        description="Start Airflow, an object store and a sample disk; drain the disk; check every file; stay up.",
+        description="Start Airflow, two sample disks and where their copies go; drain; check every file; stay up.",
     )
     parser.add_argument("--once", action="store_true", help="stop everything at the end; exit 0 only if all is proven")
     parser.add_argument(

@@ -6,7 +6,7 @@ import http.client
 import json
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -186,17 +186,33 @@ class AirflowApi:
         every_s: float = 1.0,
     ) -> str:
         """Wait for a run to end and return its state; `on_progress` is handed its task instances on the way."""
+        return self.wait_for_all(dag_id, [run_id], on_progress, timeout_s=timeout_s, every_s=every_s)[run_id]
+
+    def wait_for_all(
+        self,
+        dag_id: str,
+        run_ids: Sequence[str],
+        on_progress: Callable[[list[TaskInstance]], None] | None = None,
+        *,
+        timeout_s: float,
+        every_s: float = 1.0,
+    ) -> dict[str, str]:
+        """Wait until all runs have ended, return their states; `on_progress` is handed the task instances of all."""
         deadline = time.monotonic() + timeout_s
         while True:
-            state = self.run_state(dag_id, run_id)
-            tasks = self.task_instances(dag_id, run_id)
+            states = {run_id: self.run_state(dag_id, run_id) for run_id in run_ids}
+            tasks = [task for run_id in run_ids for task in self.task_instances(dag_id, run_id)]
             if on_progress is not None:
                 on_progress(tasks)
-            if state in FINAL_STATES:
-                return state
+            unfinished = [
+                f"run {run_id} is still {state}" for run_id, state in states.items() if state not in FINAL_STATES
+            ]
+            if not unfinished:
+                return states
             if time.monotonic() > deadline:
                 counts = ", ".join(f"{name} {count}" for name, count in Counter(t.state for t in tasks).items())
-                raise AirflowApiError(f"run {run_id} of {dag_id} is still {state} after {timeout_s:.0f} s ({counts})")
+                late = "; ".join(unfinished)
+                raise AirflowApiError(f"{dag_id}: {late} after {timeout_s:.0f} s ({counts})")
             time.sleep(every_s)
 
 

@@ -80,6 +80,7 @@ class SampleDisk:
 def make_sample_disk(
     root: Path,
     *,
+    job: str = "wide",
     seed: int = 2026,
     crawls: Sequence[SampleCrawl] = CRAWLS,
     files_per_crawl: int = 10,
@@ -88,13 +89,13 @@ def make_sample_disk(
     odd_files: bool = True,
     compress_level: int = 6,
 ) -> SampleDisk:
-    """Make `root`/1/crawling/wide/warcs and `root`/1/incoming/wide and return what is in them.
+    """Make `root`/1/crawling/JOB/warcs and `root`/1/incoming/JOB and return what is in them.
 
     :param file_size_bytes: about the size of each file; they differ by a fifth
     :param first_day: UTC; when the first crawl began, the next one a day later; names and file times follow it
     :param odd_files: put the open, the cut and the stray file among them
     """
-    job_dir, xfer_dir = root / "1/crawling/wide/warcs", root / "1/incoming/wide"
+    job_dir, xfer_dir = root / "1/crawling" / job / "warcs", root / "1/incoming" / job
     job_dir.mkdir(parents=True)
     xfer_dir.mkdir(parents=True)
     dice = random.Random(seed)  # noqa: S311  (repeatable sample data, not a secret)
@@ -103,7 +104,7 @@ def make_sample_disk(
     def write(name: str, crawl: SampleCrawl, started: datetime, fate: Fate) -> None:
         path = job_dir / name
         size_bytes = int(file_size_bytes * dice.uniform(0.8, 1.2))
-        info = _warcinfo(crawl)
+        info = _warcinfo(crawl, job)
         write_warc(
             path, dice=dice, size_bytes=size_bytes, started=started, warcinfo=info, compress_level=compress_level
         )
@@ -132,7 +133,7 @@ def remove_sample_disk(root: Path) -> None:
     """Remove a disk that `make_sample_disk` made; anything else at that place is left alone and is an error."""
     if not root.exists():
         return
-    if not (root / "1/crawling/wide/warcs").is_dir():
+    if not any(root.glob("1/crawling/*/warcs")):
         raise ValueError(f"{root} is not a sample disk; move it away by hand")
     shutil.rmtree(root)
 
@@ -152,13 +153,13 @@ def _name(crawl: SampleCrawl, moment: datetime, serial: int) -> str:
     return f"{crawl.prefix}-{stamp}-{serial:05d}-{crawl.pid}~{crawl.host}~{crawl.port}.warc.gz"
 
 
-def _warcinfo(crawl: SampleCrawl) -> dict[str, str]:
+def _warcinfo(crawl: SampleCrawl, job: str) -> dict[str, str]:
     return {
         "software": "Heritrix/3.4.0-20240909 http://crawler.archive.org",
         "hostname": crawl.host,
         "format": "WARC File Format 1.0",
         "conformsTo": "http://bibnum.bnf.fr/WARC/WARC_ISO_28500_version1_latestdraft.pdf",
-        "isPartOf": "wide",
+        "isPartOf": job,
         "description": f"Sample crawl {crawl.prefix}",
         "robots": "obey",
     }

@@ -1,7 +1,8 @@
-"""What the chapters of the demo share: one directory with configuration, ledger, disks and the object store."""
+"""What the chapters of the demo share: one directory with configuration, ledger, disks and all that takes copies."""
 
 from __future__ import annotations
 
+import secrets
 import shutil
 import subprocess
 import sys
@@ -13,13 +14,18 @@ from typing import Protocol
 from rich.console import Console
 
 from custody_demo.airflow_stack import PROJECT, AirflowStack
+from custody_demo.archive_org_store import Archive
 from custody_demo.object_store import RcloneS3
 from custody_demo.processes import StartError, lock_directory
+from custody_demo.second_machine import SshServer
 
 BUCKET = "archive"
 _MARK = ".custody-demo"
 # What a demo makes anew each time; Airflow's own home stays, so that the next start is quick.
-_FRESH = ("config", "disk", "store", "ledger.sqlite", "ledger.sqlite-wal", "ledger.sqlite-shm")
+_FRESH = (
+    *("config", "disk", "disk2", "store", "archive.org", "second-machine"),
+    *("ledger.sqlite", "ledger.sqlite-wal", "ledger.sqlite-shm"),
+)
 
 
 @dataclass(frozen=True)
@@ -33,12 +39,17 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Workspace:
-    """The directory of one demo (`home`) and its object store; `lock` keeps other demos out of it."""
+    """The directory of one demo (`home`) and where its copies go; `lock` keeps other demos out of it.
+
+    :param second_machine: None until it is started, and where there are no programs for it
+    """
 
     home: Path
     console: Console
     store: RcloneS3
+    archive_org: Archive
     lock: int
+    second_machine: SshServer | None = None
 
     @property
     def config_dir(self) -> Path:
@@ -47,13 +58,33 @@ class Workspace:
 
     @property
     def disk(self) -> Path:
-        """Where the sample disk is made."""
+        """Where the larger sample disk is made."""
         return self.home / "disk"
+
+    @property
+    def small_disk(self) -> Path:
+        """Where the smaller sample disk is made."""
+        return self.home / "disk2"
 
     @property
     def bucket(self) -> Path:
         """The folder that the object store shows as its bucket."""
         return self.store.folder / BUCKET
+
+    @property
+    def items(self) -> Path:
+        """The folder in which the stand-in for archive.org keeps its items."""
+        return self.home / "archive.org"
+
+    @property
+    def second_home(self) -> Path:
+        """Where the second machine has its keys and its log."""
+        return self.home / "second-machine"
+
+    @property
+    def crawls(self) -> Path:
+        """The directory on the second machine that takes copies."""
+        return self.second_home / "crawls"
 
     @property
     def ledger_url(self) -> str:
@@ -62,11 +93,15 @@ class Workspace:
 
     def environment(self) -> dict[str, str]:
         """Return what Airflow's processes are told about this workspace."""
-        return {
+        told = {
             "CUSTODY_CONFIG_DIR": str(self.config_dir),
             "CUSTODY_LEDGER": self.ledger_url,
             "AIRFLOW_CONN_CUSTODY_S3": self.store.airflow_connection(),
+            "AIRFLOW_CONN_CUSTODY_IAS3": self.archive_org.airflow_connection(),
         }
+        if self.second_machine:
+            told["AIRFLOW_CONN_CUSTODY_THUMPER"] = self.second_machine.airflow_connection()
+        return told
 
     def upgrade_ledger(self) -> None:
         """Make the ledger's tables with the project's own command."""
@@ -109,7 +144,9 @@ def prepare(home: Path, console: Console) -> Workspace:
             shutil.rmtree(path)
         else:
             path.unlink(missing_ok=True)
-    workspace = Workspace(home, console, RcloneS3(home / "store", log=home / "store.log"), lock)
-    workspace.config_dir.mkdir()
-    workspace.bucket.mkdir(parents=True)
+    store = RcloneS3(home / "store", log=home / "store.log")
+    archive_org = Archive(secrets.token_urlsafe(24), folder=home / "archive.org")
+    workspace = Workspace(home, console, store, archive_org, lock)
+    for directory in (workspace.config_dir, workspace.bucket, workspace.items, workspace.crawls):
+        directory.mkdir(parents=True)
     return workspace

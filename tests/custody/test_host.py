@@ -320,3 +320,11 @@ def test_nothing_of_the_users_own_configuration_is_read(
     command = SshHost(_target(sshd)).ssh_command()
     assert command[command.index("-F") + 1] == "/dev/null"
     assert SshHost(_target(sshd)).run(["true"]).returncode == 0
+
+
+def test_a_key_may_lie_below_a_directory_with_a_blank(sshd: SshServer, tmp_path: Path) -> None:
+    key = tmp_path / "my keys" / "id"
+    key.parent.mkdir()
+    key.write_bytes(sshd.key_file.read_bytes())
+    key.chmod(0o600)
+    assert SshHost(replace(_target(sshd), key_file=key)).run(["true"]).returncode == 0

@@ -36,7 +36,10 @@ def test_demo_once_proves_every_file_and_leaves_nothing_running(tmp_path: Path) 
         timeout=500,
     )
     assert done.returncode == 0, done.stdout[-5000:] + done.stderr[-2000:]
-    assert "drain: every file is where it should be (20 drained, 1 open, 1 cut, 1 unmatched)" in done.stdout
+    assert "drain: every file is where it should be (26 drained, 2 open, 2 cut, 2 unmatched)" in done.stdout
     assert len(list((home / "store/archive").rglob("*.warc.gz"))) == 20
-    assert not list((home / "disk/1/incoming/wide").rglob("*.warc.gz"))
+    assert len(list((home / "archive.org").rglob("*.warc.gz"))) == 6
+    assert len(list((home / "second-machine/crawls").rglob("*.warc.gz"))) == (0 if "left out" in done.stdout else 6)
+    for disk in ("disk", "disk2"):
+        assert not [path for path in (home / disk / "1/incoming").rglob("*.warc.gz")]
     assert _processes_below(home) == []

@@ -405,7 +405,7 @@ def test_two_destinations_and_deletion_waits_for_both(site: Site, remote: Path, 
     assert series.state is SeriesState.PROVEN
     site.take_up(number)
     assert _finished(site, number, *both) is SeriesState.CLEAN
-    assert sorted(os.listdir(remote / item)) == sorted(path.name for path in paths)
+    assert sorted(os.listdir(remote / item)) == sorted(["MANIFEST.txt", *(path.name for path in paths)])
 
 
 def test_a_wrong_key_and_a_dead_port_and_a_wrong_host_key(sshd: SshServer, remote: Path, tmp_path: Path) -> None:

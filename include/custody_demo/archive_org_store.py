@@ -1,4 +1,4 @@
-"""The state behind the stand-in for archive.org: what is staged, stored and planned to go wrong."""
+"""What the stand-in for archive.org holds: what is staged and stored, and what is planned to go wrong."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ import re
 import threading
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
-ACCESS_KEY, SECRET_KEY = "AccessKeyOfTests", "SecretThatMustNeverBeSeen"
+ACCESS_KEY = "AccessKeyOfNobody"
 ACCOUNT = "archivist@example.org"
 
 
@@ -39,6 +40,7 @@ class Rule:
     hits: int = 0
 
     def meets(self, method: str, path: str) -> bool:
+        """Say whether this request is hit, and count it."""
         if method != self.method or not re.fullmatch(self.path, path):
             return False
         self.hits += 1
@@ -70,6 +72,7 @@ class Task:
     polls: int = 0
 
     def row(self) -> dict[str, object]:
+        """Return it as the tasks API shows it."""
         return {
             "identifier": self.item,
             "task_id": self.id,
@@ -82,6 +85,8 @@ class Task:
 
 @dataclass
 class StoredItem:
+    """An item; `md5` holds what the archive claims of a file where that is not the truth."""
+
     uploader: str
     metadata: dict[str, str | list[str]]
     files: dict[str, bytes] = field(default_factory=dict)
@@ -89,9 +94,14 @@ class StoredItem:
 
 
 class Archive:
-    """The state behind the server; tests look into it and change it."""
+    """The state behind the server; tests look into it and change it.
 
-    def __init__(self) -> None:
+    :param secret_key: with ACCESS_KEY, what a client must log in with
+    :param folder: where every stored file is laid down as a plain file, item/name; None keeps all in memory
+    """
+
+    def __init__(self, secret_key: str, *, folder: Path | None = None) -> None:
+        self.secret_key, self.folder = secret_key, folder
         self.lock = threading.RLock()
         self.port = 0
         self.reset()
@@ -113,6 +123,7 @@ class Archive:
 
     @property
     def endpoint_url(self) -> str:
+        """The address of the server, http://127.0.0.1:PORT."""
         return f"http://127.0.0.1:{self.port}"
 
     def fault(self, fault: str, **values: Any) -> Rule:
@@ -149,19 +160,22 @@ class Archive:
         """md5 and size of everything that is really stored, by ``item/name``."""
         with self.lock:
             return {
-                f"{item}/{name}": (hashlib.md5(content).hexdigest(), len(content))
+                f"{item}/{name}": (hashlib.md5(content, usedforsecurity=False).hexdigest(), len(content))
                 for item, stored in self.items.items()
                 for name, content in stored.files.items()
             }
 
-    def airflow_connection(self, secret: str = SECRET_KEY) -> str:
-        """The value of an AIRFLOW_CONN_... variable that leads here."""
+    def airflow_connection(self, secret: str | None = None) -> str:
+        """Return the value of an AIRFLOW_CONN_... variable that leads here."""
         extra = {"s3_endpoint": self.endpoint_url, "metadata_endpoint": self.endpoint_url}
-        return json.dumps({"conn_type": "http", "login": ACCESS_KEY, "password": secret, "extra": extra})
+        return json.dumps(
+            {"conn_type": "http", "login": ACCESS_KEY, "password": secret or self.secret_key, "extra": extra}
+        )
 
     # what the handler asks
 
     def rule_for(self, method: str, path: str) -> Rule | None:
+        """Return the fault that a request meets."""
         with self.lock:
             return next((rule for rule in self.rules if rule.meets(method, path)), None)
 
@@ -178,7 +192,7 @@ class Archive:
                 task.status = "error"
             self.tasks.append(task)
             if fault == "other_md5":
-                stored.md5[name] = hashlib.md5(content + b"!").hexdigest()
+                stored.md5[name] = hashlib.md5(content + b"!", usedforsecurity=False).hexdigest()
             if headers.get("x-archive-queue-derive") != "0":
                 self.tasks.append(Task(1000 + len(self.tasks), item, "derive.php"))
 
@@ -191,21 +205,33 @@ class Archive:
             if task.polls >= self.ingest_after_polls and age >= timedelta(seconds=self.ingest_after_s):
                 for name, content in task.files.items():
                     if content is not None:
-                        self._store(self.items[item], name, content)
+                        self._store(item, name, content)
                 task.status = "done"
             task.polls += polled
 
-    @staticmethod
-    def _store(stored: StoredItem, name: str, content: bytes) -> None:
+    def _store(self, item: str, name: str, content: bytes) -> None:
+        stored = self.items[item]
         old = stored.files.get(name)
         if old is not None and old != content:
-            stored.files[f"history/files/{name}.~1~"] = old
+            self._keep(item, f"history/files/{name}.~1~", old)
             stored.md5.pop(name, None)
-        stored.files[name] = content
+        self._keep(item, name, content)
+
+    def _keep(self, item: str, name: str, content: bytes) -> None:
+        self.items[item].files[name] = content
+        if self.folder is not None:
+            path = self.folder / item / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(content)
+
+
+def is_legal(item: str, name: str) -> bool:
+    """Say whether a file of this name may be stored: nothing that leads out of its item."""
+    return all(part and not part.startswith(".") for part in (item, *name.split("/"))) and "/" not in item
 
 
 def metadata_of(headers: dict[str, str]) -> dict[str, str | list[str]]:
-    """What a request says of the item it makes, as the archive reads it."""
+    """Return what a request says of the item it makes, as the archive reads it."""
     found: dict[str, str | list[str]] = {}
     for header, value in sorted(headers.items()):
         match = re.fullmatch(r"x-archive-meta(\d*)-(.+)", header)
@@ -213,7 +239,8 @@ def metadata_of(headers: dict[str, str]) -> dict[str, str | list[str]]:
             text = unquote(value[4:-1]) if value.startswith("uri(") else value
             name = match[2].replace("--", "_")
             if match[1]:
-                found[name] = [*found.get(name, []), text]
+                numbered = found.get(name, [])
+                found[name] = [*(numbered if isinstance(numbered, list) else [numbered]), text]
             else:
                 found[name] = text
     return found
