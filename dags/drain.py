@@ -12,6 +12,7 @@ and only then deletes them. Files that are still being written are never touched
 | pause a disk | remove `DRAINME` from its job directory |
 | finish a crawl | `touch FINISH_DRAIN` in its job directory |
 | look whether everything drained is still stored | trigger with `action` = `audit` |
+| bring a drained file back | trigger with `action` = `restore`, `file` and `into` |
 | know what is stuck | `custody drain status --stuck`, or the page *Custody* |
 | recover after a crash | trigger again: every step finds what was done |
 
@@ -33,6 +34,7 @@ from custody_airflow.operators.common import RETRY_ARGUMENTS
 from custody_airflow.operators.drain import (
     AUDIT,
     DRAIN,
+    RESTORE,
     AuditOperator,
     CheckDiskOperator,
     ChooseOperator,
@@ -45,6 +47,7 @@ from custody_airflow.operators.drain import (
     PlanSeriesOperator,
     ProveOperator,
     ReportOperator,
+    RestoreOperator,
     UploadOperator,
 )
 from custody_airflow.params.drain import PARAMS
@@ -67,12 +70,14 @@ BY_SERIES = "{{ series }}"
 )
 def drain():
     """Wire the steps."""
-    choose = ChooseOperator(task_id="choose", actions={DRAIN: "check_disk", AUDIT: "audit"}, each="list_configurations")
+    actions = {DRAIN: "check_disk", AUDIT: "audit", RESTORE: "restore"}
+    choose = ChooseOperator(task_id="choose", actions=actions, each="list_configurations")
     list_configurations = ListConfigurationsOperator(task_id="list_configurations")
     start_each = TriggerDagRunOperator.partial(
         task_id="start_each", trigger_dag_id="drain", map_index_template="{{ task.conf['config'] }}"
     ).expand(conf=list_configurations.output)
     audit = AuditOperator(task_id="audit")
+    restore = RestoreOperator(task_id="restore")
     check_disk = CheckDiskOperator(task_id="check_disk")
     plan_series = PlanSeriesOperator(task_id="plan_series")
 
@@ -90,7 +95,7 @@ def drain():
     finish_crawl = FinishCrawlOperator(task_id="finish_crawl", trigger_rule=TriggerRule.ALL_DONE)
     report = ReportOperator(task_id="report", trigger_rule=TriggerRule.ALL_DONE)
 
-    chain(choose, [list_configurations, audit, check_disk])
+    chain(choose, [list_configurations, audit, restore, check_disk])
     chain(list_configurations, start_each)
     chain(check_disk, plan_series, series.expand(series_id=plan_series.output), finish_crawl, report)
 

@@ -180,3 +180,14 @@ def test_an_audit_names_what_drifted_and_deletes_nothing(
     assert run.state == "failed"
     assert f"{victim.name}: is not stored any more. Next: custody where-is {victim.name}" in capfd.readouterr().out
     assert tree(drain_site.disk.root) == before
+
+
+def test_a_drained_file_is_brought_back(airflow_db: None, drain_site: Any, tmp_path: Path) -> None:
+    assert drain_site.run({"config": "wide"}).state == "success"
+    file = drain_site.disk.of(Fate.DRAINED)[0]
+    into = tmp_path / "restored"
+    into.mkdir()
+    run = drain_site.run({"config": "wide", "action": "restore", "file": file.name, "into": str(into)})
+    assert run.state == "success"
+    assert hashlib.md5((into / file.name).read_bytes()).hexdigest() == file.md5
+    assert drain_site.states(run)["check_disk"] == {"skipped"}

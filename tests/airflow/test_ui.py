@@ -34,7 +34,7 @@ pytestmark = pytest.mark.airflow
 HOSTILE = '<script>alert("x")</script>&\u202etxt.exe'
 HTML = {"accept": "text/html"}
 PAGES = ["/", "/drain", "/drain/series", "/drain/series/1", "/where-is?name=%25", "/style.css", "/page.js"]
-FORMS_FOR_PROGRAMS = ["/api/status", "/api/where-is?name=%25", "/api/drain/series/1"]
+FORMS_FOR_PROGRAMS = ["/api/status", "/api/metrics", "/api/where-is?name=%25", "/api/drain/series/1"]
 
 
 class FolderTarget:
@@ -66,7 +66,7 @@ class FolderTarget:
     def finish(self, item, names):
         pass
 
-    def read_back(self, item, name, progress=None) -> Fixity:
+    def read_back(self, item, name, progress=None, into=None) -> Fixity:
         return read_file(self.folder / item / name).fixity
 
 
@@ -236,6 +236,28 @@ def test_the_room_shows_disk_rate_and_what_is_set_aside(viewer, disk, ledger, tm
     assert told["left_bytes"] == left + told["disk"]["free_files_bytes"]
     assert told["empty_in_s"] == pytest.approx(told["left_bytes"] / (clean["size_bytes"] / 86400))
     assert told["oldest_unproven"] is not None
+
+
+def test_the_metrics_are_what_prometheus_reads_and_what_the_status_says(viewer, disk, ledger, tmp_path):
+    take(ledger, 1, *STEPS, target=FolderTarget(tmp_path / "archive"))
+    with pytest.raises(Fault):
+        take(ledger, 2, *STEPS, target=FolderTarget(tmp_path / "archive", spoil="NEWS"))
+    answer = viewer.get("/api/metrics")
+    assert answer.headers["content-type"] == "text/plain; version=0.0.4; charset=utf-8"
+    told = {}
+    for line in answer.text.splitlines():
+        assert line.startswith("#") or re.fullmatch(r'custody_[a-z_]+(\{([a-z]+="[^"]*",?)+\})? [0-9.e+-]+', line), line
+        if not line.startswith("#"):
+            name, _, value = line.rpartition(" ")
+            told[name] = float(value)
+    status = viewer.get("/api/status").json()["rooms"]["drain"]
+    [wide] = status["configs"]
+    assert told['custody_drain_series{config="wide",state="clean"}'] == 1
+    assert told['custody_drain_bytes{config="wide",state="clean"}'] == wide["states"]["clean"]["size_bytes"]
+    assert told["custody_drain_needs_you"] == status["needs_you"] == 1
+    assert told['custody_drain_faults{config="wide",kind="data"}'] == 1
+    assert told['custody_drain_disk_free_bytes{config="wide"}'] == pytest.approx(wide["disk"]["free_bytes"], rel=0.1)
+    assert told['custody_drain_left_bytes{config="wide"}'] == wide["left_bytes"]
 
 
 def test_what_is_stuck_names_why_and_the_exact_next_command(viewer, disk, ledger, tmp_path):

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, ClassVar
 
 from airflow.sdk import Asset, BaseBranchOperator, Context
 from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
 
 from custody.drain import config as configuration
-from custody.drain import plan, report, view
+from custody.drain import plan, report, restore, view
 from custody.drain.audit import audit
 from custody.drain.config import DrainConfig
 from custody.drain.delete import delete_proven
@@ -28,8 +29,8 @@ from custody_airflow.operators.common import CustodyOperator, run_of
 
 PROVEN_SERIES = Asset("custody-drain-proven-series", uri="x-custody://drain/proven-series")
 ALL = "all"
-NOT_CONFIGURATION = {"config", "dry_run", "action", "days"}
-DRAIN, AUDIT = "drain", "audit"
+NOT_CONFIGURATION = {"config", "dry_run", "action", "days", "file", "into"}
+DRAIN, AUDIT, RESTORE = "drain", "audit", "restore"
 MAX_SERIES_A_RUN = 1000  # Airflow maps at most 1024 units; the next run takes the rest
 
 
@@ -262,6 +263,21 @@ class AuditOperator(CustodyOperator):
                 f"Next: custody where-is {first.place.rpartition('/')[2]}"
             )
         return {"series": found.series, "files": found.files, "drifts": 0}
+
+
+class RestoreOperator(CustodyOperator):
+    """Bring a drained file back from the first of its targets that gives the right bytes."""
+
+    def work(self, context: Context) -> dict[str, object]:
+        """Restore ``file`` into the directory ``into``."""
+        name, into = context["params"]["file"], context["params"]["into"]
+        if not name or not into:
+            raise Fault(FaultKind.CONFIG, "action restore", "needs `file` and `into`")
+        ledger = open_ledger()
+        series = load(ledger, restore.find(ledger, name))
+        path = restore.restore(ledger, series.id, name, targets_of(series.config), Path(into), who=run_of(context))
+        self.log.info("%s: equal to its manifest, at %s", name, path)
+        return {"series": series.id}
 
 
 def _single(context: Context) -> tuple[str, DrainConfig, Ledger]:

@@ -25,10 +25,14 @@ PARAMS = {
     "action": Param(
         "drain",
         type="string",
-        enum=["drain", "audit"],
-        values_display={"drain": "Drain the disk", "audit": "Audit what was drained"},
+        enum=["drain", "audit", "restore"],
+        values_display={
+            "drain": "Drain the disk",
+            "audit": "Audit what was drained",
+            "restore": "Bring a drained file back",
+        },
         title="What to do",
-        description="`audit` compares ledger, targets and disk, and deletes nothing.",
+        description="`audit` compares ledger, targets and disk; `restore` fetches one file. Neither deletes anything.",
     ),
     "dry_run": Param(
         False,
@@ -71,5 +75,9 @@ PARAMS = {
         title="Audit: days",
         description="How far back an audit looks.",
         section="Audit",
+    ),
+    "file": _text("Restore: file", "Name of the file to bring back.", "Restore"),
+    "into": _text(
+        "Restore: directory", "Where to put it, on the worker's machine.", "Restore", examples=["/1/restored"]
     ),
 }

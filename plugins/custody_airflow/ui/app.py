@@ -17,6 +17,7 @@ from starlette.exceptions import HTTPException
 from custody.faults import Fault, FaultKind
 from custody.ledger import Ledger
 from custody.ledger.store import Whereabouts, now
+from custody_airflow.ui import metrics
 from custody_airflow.ui.access import NEEDS_LOGIN, LedgerDep
 from custody_airflow.ui.next_step import next_step
 from custody_airflow.ui.render import HEADERS, HERE, page
@@ -51,6 +52,14 @@ def show_where_is(request: Request, ledger: LedgerDep, name: SearchedName = "") 
 def tell_status(ledger: LedgerDep) -> Mapping[str, Any]:
     """The overview for programs: sizes in bytes, times in ISO 8601."""
     return {"at": now(), "rooms": jsonable_encoder({room.name: room.read(ledger).as_json() for room in rooms()})}
+
+
+@app.get("/api/metrics")
+def tell_metrics(ledger: LedgerDep) -> Response:
+    """The numbers of every room for Prometheus, which logs in with a bearer token."""
+    at = now()
+    gauges = [gauge for room in rooms() for gauge in room.gauges(room.read(ledger), at)]
+    return Response(metrics.render(gauges), media_type=metrics.MEDIA_TYPE)
 
 
 @app.get("/api/where-is")

@@ -12,7 +12,7 @@ from fastapi.responses import HTMLResponse
 from custody.drain import view
 from custody.drain.series import SeriesState
 from custody.faults import Fault, FaultKind
-from custody_airflow.ui import drain_status
+from custody_airflow.ui import drain_metrics, drain_status
 from custody_airflow.ui.access import LedgerDep
 from custody_airflow.ui.drain_audit import read_audit
 from custody_airflow.ui.drain_status import attention_of
@@ -96,4 +96,4 @@ def tell_series(
     return read_audit(ledger, series_id, page=number).as_json()
 
 
-ROOM = Room("drain", "Drain", router, drain_status.read, "drain_overview.html")
+ROOM = Room("drain", "Drain", router, drain_status.read, "drain_overview.html", drain_metrics.gauges)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from functools import cache
@@ -13,6 +13,7 @@ from typing import Any, Protocol
 from fastapi import APIRouter
 
 from custody.ledger import Ledger
+from custody_airflow.ui.metrics import Gauge
 from custody_airflow.ui.next_step import NextStep
 
 NAMES = ("drain", "wiki_dump", "minidvodb", "bitarchive", "tape")
@@ -69,6 +70,7 @@ class Room:
     :param router: its own pages, below ``/NAME`` (and ``/api/NAME`` for programs).
     :param read: where it stands, for the front page and ``/api/status``.
     :param template: the part of the front page that shows it, given as ``status``.
+    :param gauges: its numbers for ``/api/metrics``, from what ``read`` returned and the time.
     """
 
     name: str
@@ -76,6 +78,7 @@ class Room:
     router: APIRouter
     read: Callable[[Ledger], Status]
     template: str
+    gauges: Callable[[Any, datetime], Iterable[Gauge]]
 
 
 @cache

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import IO, Protocol, runtime_checkable
 
 from custody.digests import FileState, Fixity, Progress
 
@@ -76,8 +76,10 @@ class Target(Protocol):
         """What is stored under these names now; None where nothing is."""
         ...
 
-    def read_back(self, item: str, name: str, progress: Progress | None = None) -> Fixity:
-        """Read every stored byte and hash it (md5, sha256)."""
+    def read_back(
+        self, item: str, name: str, progress: Progress | None = None, into: IO[bytes] | None = None
+    ) -> Fixity:
+        """Read every stored byte and hash it (md5, sha256), writing it ``into`` a file if one is given."""
         ...
 
     def finish(self, item: Item, names: Sequence[str]) -> None:

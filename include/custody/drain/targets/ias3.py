@@ -17,6 +17,7 @@ import re
 import time
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
+from typing import IO
 from urllib.parse import quote
 
 from custody import gate
@@ -134,12 +135,16 @@ class IAS3Target:
         if self._derive and not self._api.tasks(item.identifier, history=True, command=DERIVE):
             self._api.submit(item.identifier, DERIVE)
 
-    def read_back(self, item: str, name: str, progress: Progress | None = None) -> Fixity:
+    def read_back(
+        self, item: str, name: str, progress: Progress | None = None, into: IO[bytes] | None = None
+    ) -> Fixity:
         """See :class:`Target`."""
         hasher = Hasher()
 
         def consume(block: bytes) -> None:
             hasher.update(block)
+            if into:
+                into.write(block)
             if progress:
                 progress(len(block))
 

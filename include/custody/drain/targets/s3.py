@@ -11,7 +11,7 @@ import hashlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
-from typing import Any
+from typing import IO, Any
 from urllib.parse import quote, urlsplit
 
 from botocore.auth import S3SigV4Auth
@@ -134,13 +134,17 @@ class S3Target:
                         found[name] = Fixity(entry["Size"], _etag_digests(entry.get("ETag", "").strip('"').lower()))
         return found
 
-    def read_back(self, item: str, name: str, progress: Progress | None = None) -> Fixity:
+    def read_back(
+        self, item: str, name: str, progress: Progress | None = None, into: IO[bytes] | None = None
+    ) -> Fixity:
         """See :class:`Target`."""
         hasher = Hasher()
         with _client_faults(self.place(item, name)):
             body = self._client.get_object(Bucket=self._bucket, Key=f"{item}/{name}")["Body"]
             while block := body.read(1 << 20):
                 hasher.update(block)
+                if into:
+                    into.write(block)
                 if progress:
                     progress(len(block))
         return hasher.fixity()

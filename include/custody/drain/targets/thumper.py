@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path, PurePath, PurePosixPath
+from typing import IO
 from urllib.parse import quote
 
 from custody import gate
@@ -250,7 +251,9 @@ class ThumperTarget:
         stored = _parse_look(done.stdout, place)
         return {name: stored.get(name) for name in names}
 
-    def read_back(self, item: str, name: str, progress: Progress | None = None) -> Fixity:
+    def read_back(
+        self, item: str, name: str, progress: Progress | None = None, into: IO[bytes] | None = None
+    ) -> Fixity:
         """See :class:`Target`. The bytes travel back and are hashed here."""
         hasher = Hasher()
         place = self.place(item, name)
@@ -259,6 +262,8 @@ class ThumperTarget:
             with self._host.stream(["cat", "--", path]) as stored:
                 while block := stored.read(1 << 20):
                     hasher.update(block)
+                    if into:
+                        into.write(block)
                     if progress:
                         progress(len(block))
         except Fault as fault:
