@@ -25,6 +25,7 @@ from custody.drain.targets import Item, Outgoing, Receipt
 from custody.drain.targets.http_faults import classify, refuse, retry_after
 from custody.drain.targets.http_put import Answer, Sender, Stopwatch
 from custody.drain.targets.pace import Pacing
+from custody.drain.targets.s3_parts import MIN_PART_BYTES, put_parts
 from custody.faults import Fault, FaultKind
 
 MANIFEST_KEY = "MANIFEST.txt"
@@ -45,13 +46,23 @@ class S3Target:
     :param client: a boto3 S3 client.
     :param credentials: botocore credentials of the same connection.
     :param pacing: cap and floor of the speed of files.
+    :param single_put_bytes: a larger file goes in parts, and is then proven only by ``proof: readback``.
     """
 
-    def __init__(self, client: Any, credentials: Any, bucket: str, *, pacing: Pacing | None = None) -> None:
+    def __init__(
+        self,
+        client: Any,
+        credentials: Any,
+        bucket: str,
+        *,
+        pacing: Pacing | None = None,
+        single_put_bytes: int = MAX_SINGLE_PUT_BYTES,
+    ) -> None:
         self._client = client
         self._credentials = credentials
         self._bucket = bucket
         self._pacing = pacing
+        self._single_put_bytes = single_put_bytes
         self._region = client.meta.region_name or "us-east-1"
         self._idle: list[Sender] = []
 
@@ -102,9 +113,9 @@ class S3Target:
     def put(self, item: Item, outgoing: Outgoing, progress: Progress | None = None) -> Receipt:
         """See :class:`Target`."""
         place = self.place(item.identifier, outgoing.name)
-        if outgoing.state.size_bytes > MAX_SINGLE_PUT_BYTES:
-            raise Fault(FaultKind.CONFIG, place, "is larger than the 5 GiB of one PUT", next_command="lower max_size")
         url = self.url(item.identifier, outgoing.name)
+        if outgoing.state.size_bytes > self._single_put_bytes:
+            return self._put_parts(item, outgoing, url, progress)
         parts = urlsplit(url)
         headers = {"Content-MD5": base64.b64encode(bytes.fromhex(outgoing.fixity.digests["md5"])).decode()}
         request = AWSRequest("PUT", url, headers=headers)
@@ -121,6 +132,14 @@ class S3Target:
             raise fault
         stated = Fixity(read.size_bytes, _etag_digests(answer.etag))
         return Receipt(url, read, stated, answer.status, watch.seconds)
+
+    def _put_parts(self, item: Item, outgoing: Outgoing, url: str, progress: Progress | None) -> Receipt:
+        watch = Stopwatch()
+        key = f"{item.identifier}/{outgoing.name}"
+        with _client_faults(f"s3://{self._bucket}/{key}"):
+            part_bytes = min(MIN_PART_BYTES, self._single_put_bytes)
+            read = put_parts(self._client, self._bucket, key, outgoing, progress, min_part_bytes=part_bytes)
+        return Receipt(url, read, Fixity(read.size_bytes), 200, watch.seconds)
 
     def look(self, item: str, names: Sequence[str]) -> dict[str, Fixity | None]:
         """See :class:`Target`. One listing of the prefix; an ETag of a multipart upload is no digest."""
