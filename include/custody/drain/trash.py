@@ -40,8 +40,8 @@ def empty(ledger: Ledger, config_name: str, config: DrainConfig, *, who: str) ->
             break
         with ledger.begin() as connection:
             ledger.record_event(connection, who=who, room=ROOM, what="empty trash", subject=path.name)
-        path.unlink()
         with ledger.begin() as connection:
+            path.unlink()
             connection.execute(
                 sa.update(copy).where(copy.c.place_key == place_key(disk_place(path))).values(state=CopyState.RELEASED)
             )
