@@ -62,7 +62,7 @@ def test_workers_killed_at_random_points_lose_nothing(rig: Rig) -> None:
         print(f"  {rig.stack.run_state(DAG_ID, run_id)}: {_tries(rig, run_id)}")
     assert disk.out_of_place() == [], rig.explain(run_ids[-1])
     assert rig.deleted_without_proof(disk) == []
-    assert len(kills) >= KILLS // 2  # a run may end before the last of them finds its step
+    assert len(kills) == KILLS
     assert rig.commands.looks > 20
     assert any("airflow worker -- " in line for line in rig.commands.seen)
     assert rig.leaks() == []
@@ -87,7 +87,7 @@ def _drain_under_fire(rig: Rig, disk: Disk, dice: random.Random) -> tuple[list[K
 
 
 class Hunt:
-    """Kills workers with a task: one at each of the three steps that matter most, the others as the dice fall."""
+    """Kills workers with a task: at once where it is one of the three steps that matter most, else as the dice fall."""
 
     def __init__(self, rig: Rig, dice: random.Random) -> None:
         self.kills: list[Kill] = []
@@ -113,7 +113,7 @@ class Hunt:
         for worker in workers:
             step, _ = step_of(self._rig.airflow_db, worker.task_instance)
             kind = step.removeprefix("series.").partition("[")[0]
-            free = self.age_s > self._free_at and KILLS - len(self.kills) > len(self._wanted)
+            free = self.age_s > self._free_at
             if step and (kind in self._wanted or free):
                 time.sleep(self._dice.uniform(0, 1.0))
                 if self._strike(worker, step):
