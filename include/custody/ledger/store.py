@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import os
 import socket
+import sqlite3
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -24,6 +26,7 @@ from custody.ledger.tables import copy, event, file, proof
 
 _STRONGEST_FIRST = ("sha256", "sha1", "md5", "xxh128")
 UPGRADE_COMMAND = "custody ledger upgrade"
+_SQLITE_PATIENCE_S = 120
 
 
 class CopyState(StrEnum):
@@ -258,16 +261,30 @@ def _engine(url: str, _process: int) -> Engine:
         return sa.create_engine(parsed, pool_pre_ping=True, pool_size=2, max_overflow=8)
     if parsed.database:
         Path(parsed.database).parent.mkdir(parents=True, exist_ok=True)
-    engine = sa.create_engine(parsed, connect_args={"timeout": 120})
+    engine = sa.create_engine(parsed, connect_args={"timeout": _SQLITE_PATIENCE_S})
 
     @sa.event.listens_for(engine, "connect")
     def _configure(connection: Any, _record: Any) -> None:
         connection.isolation_level = None  # we say BEGIN ourselves: pysqlite's own comes too late for a write lock
         cursor = connection.cursor()
-        cursor.execute("PRAGMA journal_mode=WAL")
+        _switch_to_wal(cursor)
         cursor.execute("PRAGMA synchronous=FULL")  # a proof must be on disk before the copy it frees is deleted
         cursor.execute("PRAGMA foreign_keys=ON")
         cursor.execute("PRAGMA case_sensitive_like=ON")  # as on the other databases
         cursor.close()
 
     return engine
+
+
+def _switch_to_wal(cursor: Any) -> None:
+    """Wait for others here ourselves: for a change of the journal SQLite does not, it says "locked" at once."""
+    deadline = time.monotonic() + _SQLITE_PATIENCE_S
+    while True:
+        try:
+            cursor.execute("PRAGMA journal_mode=WAL")
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
+                raise
+            time.sleep(0.05)
+        else:
+            return
