@@ -11,8 +11,8 @@ from custody.cli.show import show
 from custody.drain import actions, plan, report, survey
 from custody.drain import config as configuration
 from custody.drain.series import SeriesState
-from custody.drain.units import format_size
 from custody.ledger import Ledger, run_name
+from custody.units import format_size
 
 
 @click.group()

@@ -12,9 +12,9 @@ import click
 from custody.cli.show import show
 from custody.drain import artifacts
 from custody.drain.artifacts import Comparison, Place, Sum
-from custody.drain.units import format_size
 from custody.faults import Fault, FaultKind
 from custody.host import SshHost, SshTarget
+from custody.units import format_size
 
 _DIRECTORY = click.Path(exists=True, file_okay=False, path_type=Path)
 

@@ -27,8 +27,8 @@ from pydantic import (
 
 from custody.drain.names import check_template, ending_filter, naming
 from custody.drain.targets.pace import DayWindow, Pacing
-from custody.drain.units import parse_size
 from custody.faults import Fault, FaultKind
+from custody.units import parse_size
 
 GIB = 1 << 30
 MAX_ITEM_GIB = 500

@@ -24,10 +24,10 @@ from custody.drain.series import (
     unfinished,
 )
 from custody.drain.survey import Survey, survey
-from custody.drain.units import format_size
 from custody.faults import Fault
 from custody.host import LocalHost
 from custody.ledger import Ledger
+from custody.units import format_size
 
 
 @dataclass(frozen=True)

@@ -19,10 +19,10 @@ from custody.drain.pack import pack
 from custody.drain.prove import prove
 from custody.drain.series import SeriesState, load
 from custody.drain.step import Step
-from custody.drain.units import format_size
 from custody.drain.upload import create_item, upload
 from custody.faults import Fault, FaultKind
 from custody.ledger import Ledger
+from custody.units import format_size
 from custody_airflow.hooks.drain import targets_of
 from custody_airflow.hooks.ledger import open_ledger
 from custody_airflow.operators.common import CustodyOperator, run_of

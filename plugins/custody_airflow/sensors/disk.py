@@ -8,8 +8,8 @@ from typing import Any
 
 from airflow.sdk import BaseSensorOperator, Context
 
-from custody.drain.units import format_size
 from custody.host import LocalHost
+from custody.units import format_size
 from custody_airflow.operators.common import faults_as_outcomes
 
 

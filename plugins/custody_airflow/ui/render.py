@@ -11,9 +11,9 @@ from fastapi.responses import HTMLResponse
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from custody.drain.units import format_size
 from custody.drain.view import printable
 from custody.ledger.store import now
+from custody.units import format_size
 from custody_airflow.ui.next_step import patience
 
 HERE = Path(__file__).parent

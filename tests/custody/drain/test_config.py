@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from custody.drain.config import DrainConfig, ProofKind, TargetKind, config_names, load, parse
-from custody.drain.units import format_size, parse_size
 from custody.faults import Fault, FaultKind
+from custody.units import format_size, parse_size
 
 GIB = 1 << 30
 
