@@ -60,19 +60,18 @@ class Store:
 
     def client(self, *, endpoint_url: str | None = None, secret_key: str | None = None) -> Any:
         """A boto3 client that does not repeat what failed."""
-        session = boto3.session.Session(
-            self.access_key, self.secret_key if secret_key is None else secret_key, region_name="us-east-1"
-        )
         options = Config(
             s3={"addressing_style": "path"}, retries={"total_max_attempts": 1}, connect_timeout=5, read_timeout=10
         )
-        return session.client("s3", endpoint_url=endpoint_url or self.endpoint_url, config=options)
+        return self._session(secret_key).client("s3", endpoint_url=endpoint_url or self.endpoint_url, config=options)
 
     def target(self, *, endpoint_url: str | None = None, secret_key: str | None = None) -> S3Target:
         """What the steps send to."""
-        session = boto3.session.Session(self.access_key, self.secret_key if secret_key is None else secret_key)
         client = self.client(endpoint_url=endpoint_url, secret_key=secret_key)
-        return S3Target(client, session.get_credentials(), self.bucket)
+        return S3Target(client, self._session(secret_key).get_credentials(), self.bucket)
+
+    def _session(self, secret_key: str | None) -> boto3.session.Session:
+        return _session(self.access_key, self.secret_key if secret_key is None else secret_key)
 
     def objects(self) -> dict[str, tuple[str, int]]:
         """md5 and size of every stored object by key: of the plain file where there is one, else read by S3."""
@@ -284,6 +283,12 @@ def tree(directory: Path) -> dict[str, tuple[object, ...]]:
         content = fixity(path) if stat.S_ISREG(state.st_mode) else None
         found[str(path.relative_to(directory))] = (state.st_mode, state.st_mtime_ns, state.st_ino, content)
     return found
+
+
+@functools.cache
+def _session(access_key: str, secret_key: str) -> boto3.session.Session:
+    """One for each login: what S3 is to boto3 takes it a fifth of a second to read."""
+    return boto3.session.Session(access_key, secret_key, region_name="us-east-1")
 
 
 @functools.cache

@@ -23,11 +23,15 @@ class SlowStore:
     :param delay_s: the least and the most that a request waits, half of it before and half after the server has seen
         it, so that whoever is killed meanwhile may or may not have been heard.
     :param refuse: says of a method and a path whether the answer is 500 and the server never hears of it.
+    :param throttle: the same for 503.
+    :param retry_after_s: stands as Retry-After in every 503, its own and the server's (Ceph's own names none).
     """
 
     upstream_url: str
     delay_s: tuple[float, float] = (0.0, 0.0)
     refuse: Callable[[str, str], bool] = lambda _method, _path: False
+    throttle: Callable[[str, str], bool] = lambda _method, _path: False
+    retry_after_s: int | None = None
     seed: int = 0
     statuses: Counter[int] = field(default_factory=Counter)
     _server: ThreadingHTTPServer | None = field(default=None, init=False, repr=False)
@@ -71,6 +75,9 @@ class _Handler(BaseHTTPRequestHandler):
         if self.store.refuse(self.command, self.path):
             self.reply(500, [("Content-Type", "application/xml")], b"<Error><Code>InternalError</Code></Error>")
             return
+        if self.store.throttle(self.command, self.path):
+            self.reply(503, [("Content-Type", "application/xml")], b"<Error><Code>SlowDown</Code></Error>")
+            return
         status, headers, answer = self.ask(body)
         time.sleep(half_s)
         self.reply(status, headers, answer)
@@ -99,6 +106,8 @@ class _Handler(BaseHTTPRequestHandler):
             self.send_response_only(status)
             for name, value in headers:
                 self.send_header(name, value)
+            if status == 503 and self.store.retry_after_s is not None:
+                self.send_header("Retry-After", str(self.store.retry_after_s))
             if self.command != "HEAD" and status != 204:
                 self.send_header("Content-Length", str(len(answer)))
             self.end_headers()

@@ -57,7 +57,7 @@ def test_a_disk_is_drained_into_ceph(rig: Rig, ceph_rgw: CephRgw) -> None:
 
 def test_a_gateway_that_says_slow_down_gets_everything_in_the_end(rig: Rig, narrow_gateway: CephRgw) -> None:
     store = store_of(narrow_gateway, "narrow")
-    with SlowStore(store.endpoint_url) as counted:
+    with SlowStore(store.endpoint_url, retry_after_s=17) as counted:  # without it a task is put away for a minute
         rig.connect("custody_narrow", store, endpoint_url=counted.endpoint_url)
         disk = rig.add_disk(
             "narrow",

@@ -34,7 +34,7 @@ def ceph_store(ceph_rgw: CephRgw) -> Store:
     return store
 
 
-@pytest.fixture(params=["store", "ceph_store"])
+@pytest.fixture(params=["store", pytest.param("ceph_store", marks=pytest.mark.service)])
 def each_store(request: pytest.FixtureRequest) -> Store:
     """Both servers, one after the other."""
     found: Store = request.getfixturevalue(request.param)
