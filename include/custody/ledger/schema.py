@@ -10,7 +10,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Engine
 
 VERSION_TABLE = "custody_version"
-HEAD = "0003"
+HEAD = "0004"
 """The revision this program knows: the last of migrations/versions, as a test makes sure."""
 
 _MIGRATIONS = Path(__file__).parent / "migrations"

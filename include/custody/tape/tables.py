@@ -81,6 +81,7 @@ target = Table(
     Column("scanned_at", Utc),
     Column("size_bytes", BigInteger, doc="of its regular files, as scanned"),
     Column("members", Integer),
+    Column("excludes", JSON, nullable=False, doc="paths below it that are targets themselves, escaped; as scanned"),
     Column("imported_at", Utc, nullable=False),
     UniqueConstraint("name_key"),
     **BYTEWISE,

@@ -38,9 +38,11 @@ def test_two_names_are_two_texts(one: bytes, other: bytes) -> None:
 def test_the_text_is_what_tar_lists(tmp_path: Path, name: bytes, text: str) -> None:
     assert escape(name) == text
     path = bytes(tmp_path) + b"/" + name
-    with open(path, "wb"):  # noqa: PTH123 - a path of bytes
+    with open(path, "wb"):
         pass
-    archive = subprocess.run(["tar", "--no-unquote", "-C", tmp_path, "-cf", "-", "--", name], capture_output=True, check=True)
+    archive = subprocess.run(
+        ["tar", "--no-unquote", "-C", tmp_path, "-cf", "-", "--", name], capture_output=True, check=True
+    )
     listed = subprocess.run(
         ["tar", "-tf", "-"], input=archive.stdout, capture_output=True, check=True, env={"LC_ALL": "C.UTF-8"}
     )

@@ -39,7 +39,7 @@ def test_a_step_that_the_rules_do_not_know_is_refused_by_the_database(any_ledger
     }
     with any_ledger.begin() as connection:
         connection.execute(sa.insert(tables.tape).values(row))
-    with pytest.raises(Fault), any_ledger.begin() as connection:  # noqa: PT012 - the fault may come at the commit
+    with pytest.raises(Fault), any_ledger.begin() as connection:
         connection.execute(sa.update(tables.tape).values(state_before=tables.tape.c.state, state="full"))
     with any_ledger.read() as connection:
         assert connection.scalar(sa.select(tables.tape.c.state)) == "new"

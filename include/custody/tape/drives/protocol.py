@@ -22,6 +22,7 @@ class DriveStatus:
     :param file_number: tape files before the head, from 0; None where the drive has lost count: rewind first.
     :param block_number: blocks before the head within the file; None where unknown.
     :param block_size_bytes: 0 in variable mode.
+    :param online: a cartridge is in and ready; while one is being loaded, ``has_cartridge`` only.
     """
 
     file_number: int | None
@@ -33,6 +34,7 @@ class DriveStatus:
     at_filemark: bool
     at_end_of_data: bool
     density: int = 0
+    has_cartridge: bool = True
 
 
 @dataclass(frozen=True)

@@ -56,6 +56,7 @@ def upgrade() -> None:
         sa.Column("scanned_at", Utc(), nullable=True),
         sa.Column("size_bytes", sa.BigInteger(), nullable=True),
         sa.Column("members", sa.Integer(), nullable=True),
+        sa.Column("excludes", sa.JSON(), nullable=False),
         sa.Column("imported_at", Utc(), nullable=False),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_tape_target")),
         sa.UniqueConstraint("name_key", name=op.f("uq_tape_target_name_key")),

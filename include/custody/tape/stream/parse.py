@@ -1,0 +1,434 @@
+"""A tar stream as it passes: its members and their digests, from blocks of any size, without a copy of the content."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from types import TracebackType
+from typing import Protocol, Self
+
+from custody.digests import DEFAULT_ALGORITHMS
+from custody.faults import Fault, FaultKind
+from custody.tape.members import Member, MemberKind
+from custody.tape.names import escape
+from custody.tape.stream import headers
+from custody.tape.stream.extensions import Extensions
+from custody.tape.stream.hashing import PARALLEL_BYTES, ContentHasher
+from custody.tape.stream.headers import BLOCK_BYTES, Extent, Header
+
+_LARGEST_NAME_BYTES = 1 << 20
+_LARGEST_EXTENSION_BYTES = 64 << 20
+_KINDS = {
+    b"1": MemberKind.HARDLINK,
+    b"2": MemberKind.SYMLINK,
+    b"3": MemberKind.CHARACTER,
+    b"4": MemberKind.BLOCK,
+    b"5": MemberKind.DIRECTORY,
+    b"6": MemberKind.FIFO,
+    b"D": MemberKind.DIRECTORY,
+}
+_DEVICES = {MemberKind.CHARACTER, MemberKind.BLOCK}
+_IGNORED = {b"V", b"N"}  # a volume's name; names in a list of their own, of tars before 1990
+_FILES = {b"0", b"\0", b"7", b"S"}
+
+
+class ContentSink(Protocol):
+    """Who else wants the content of a file while it passes."""
+
+    def write_at(self, offset_bytes: int, piece: memoryview) -> None:
+        """Take a piece; what no piece covers is a hole. The piece is reused once this returns."""
+        ...
+
+
+class MemberParser:
+    """Tells the members of a tar stream that is fed to it.
+
+    GNU, ustar, pax and the oldest format, sparse files of all four kinds. The content of sparse files is hashed as who
+    reads them sees it, with zeros in their holes.
+
+    :param on_member: called with each member once it has passed whole, in the order of the stream.
+    :param algorithms: digests of every content.
+    :param sink_for: asked at the beginning of every content (the digests of the member are still empty); where it
+        returns a sink, that gets the content too.
+    :param subject: what faults are about.
+    :param offset_bytes: where in a larger stream this one begins.
+    :param check: called in long holes; what it raises ends the work.
+    :ivar damage: the DATA fault that was raised because of the stream itself, and not by what it called.
+
+    Everything that a tar would not write is a DATA fault that gives the byte.
+    """
+
+    def __init__(
+        self,
+        on_member: Callable[[Member], None],
+        algorithms: Sequence[str] = DEFAULT_ALGORITHMS,
+        *,
+        sink_for: Callable[[Member], ContentSink | None] | None = None,
+        subject: str = "tar stream",
+        offset_bytes: int = 0,
+        check: Callable[[], None] = lambda: None,
+    ) -> None:
+        self.damage: Fault | None = None
+        self._on_member = on_member
+        self._sink_for = sink_for
+        self._subject = subject
+        self._hasher = ContentHasher(algorithms, check)
+        self._offset = offset_bytes
+        self._unit_offset = offset_bytes  # where the header begins that is being looked at
+        self._extensions = Extensions()
+        self._step: Callable[[memoryview], int] = self._at_boundary
+        self._collected = bytearray()
+        self._wanted = 0
+        self._then: Callable[[bytes], None] = self._header
+        self._after_skip: Callable[[], None] = self._to_boundary
+        self._left = 0
+        self._payload: int | None = None
+        self._complete = False
+        # of the content that is passing
+        self._member: Member | None = None
+        self._digests: dict[str, str] = {}
+        self._sink: ContentSink | None = None
+        self._extents: list[Extent] = []
+        self._extent_number = 0
+        self._position = 0
+        self._stored_bytes = 0
+        self._map = bytearray()
+        self._map_lines = 0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the helper thread of the digests."""
+        self._hasher.close()
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether the two blocks of zeros that end an archive have passed, where a member could have begun."""
+        return self._complete
+
+    @property
+    def offset_bytes(self) -> int:
+        """How far the stream has passed."""
+        return self._offset
+
+    @property
+    def payload_bytes(self) -> int | None:
+        """The offset of the first zeros of the end; None as long as there are none."""
+        return self._payload
+
+    def feed(self, block: memoryview | bytes) -> None:
+        """Look at the next bytes of the stream; they may be reused once this returns."""
+        view = memoryview(block)
+        position, end = 0, len(view)
+        while position < end:
+            used = self._step(view[position:] if position else view)
+            position += used
+            self._offset += used
+
+    def finish(self) -> None:
+        """Say that the stream is over. DATA where it was cut, even where tar itself would not have noticed."""
+        self.close()
+        if self._complete:
+            return
+        if self._member is not None:
+            where = f"within {escape(self._member.name)}"
+        elif self._step != self._at_boundary or self._extensions.is_open:
+            where = "within a header"
+        else:
+            where = "without the zeros that end an archive"
+        raise self._damaged(f"ends {where},", self._offset)
+
+    # -- what a stream is made of ------------------------------------------------------------------------------------
+
+    def _at_boundary(self, view: memoryview) -> int:
+        self._unit_offset = self._offset
+        if len(view) < BLOCK_BYTES:
+            self._collect(BLOCK_BYTES, self._header)
+            return 0
+        self._header(bytes(view[:BLOCK_BYTES]))
+        return BLOCK_BYTES
+
+    def _to_boundary(self) -> None:
+        self._step = self._at_boundary
+
+    def _collect(self, size_bytes: int, then: Callable[[bytes], None]) -> None:
+        self._collected = bytearray()
+        self._wanted = size_bytes
+        self._then = then
+        self._step = self._collecting
+
+    def _collecting(self, view: memoryview) -> int:
+        used = min(len(view), self._wanted - len(self._collected))
+        self._collected += view[:used]
+        if len(self._collected) == self._wanted:
+            content, self._collected = bytes(self._collected), bytearray()
+            self._step = self._at_boundary  # unless it says otherwise
+            self._then(content)
+        return used
+
+    def _skip(self, size_bytes: int, then: Callable[[], None] | None = None) -> None:
+        then = then or self._to_boundary
+        if not size_bytes:
+            then()
+            return
+        self._left, self._after_skip = size_bytes, then
+        self._step = self._skipping
+
+    def _skipping(self, view: memoryview) -> int:
+        used = min(len(view), self._left)
+        self._left -= used
+        if not self._left:
+            self._after_skip()
+        return used
+
+    def _ignoring(self, view: memoryview) -> int:
+        return len(view)
+
+    # -- headers -----------------------------------------------------------------------------------------------------
+
+    def _header(self, block: bytes) -> None:
+        if block == headers.ZERO_BLOCK:
+            self._zeros()
+            return
+        if self._payload is not None:
+            raise self._damaged("has a single block of zeros where an archive ends with two, and goes on,")
+        try:
+            header = headers.decode(block)
+            extension = self._extension_of(header)
+            if extension is None:
+                self._begin(header, block)
+                return
+        except ValueError as error:
+            raise self._damaged(str(error)) from error
+        limit, then = extension
+        if header.size_bytes > limit:
+            raise self._damaged(f"has an extended header of {header.size_bytes} bytes")
+        self._extensions.begin(self._unit_offset)
+        if header.size_bytes:
+            padded = header.size_bytes + -header.size_bytes % BLOCK_BYTES
+            self._collect(padded, lambda content: self._extend(then, content[: header.size_bytes]))
+        else:
+            self._extend(then, b"")
+
+    def _extension_of(self, header: Header) -> tuple[int, Callable[[bytes], None]] | None:
+        if header.type in _FILES:
+            return None
+        return {
+            b"L": (_LARGEST_NAME_BYTES, self._extensions.set_name),
+            b"K": (_LARGEST_NAME_BYTES, self._extensions.set_link),
+            b"x": (_LARGEST_EXTENSION_BYTES, self._extensions.add_records),
+            b"X": (_LARGEST_EXTENSION_BYTES, self._extensions.add_records),
+            b"g": (_LARGEST_EXTENSION_BYTES, self._extensions.add_global_records),
+        }.get(header.type)
+
+    def _extend(self, then: Callable[[bytes], None], content: bytes) -> None:
+        try:
+            then(content)
+        except ValueError as error:
+            raise self._damaged(str(error)) from error
+
+    def _zeros(self) -> None:
+        if self._extensions.is_open:
+            raise self._damaged("ends after an extended header, without what it was for,")
+        if self._payload is None:
+            self._payload = self._unit_offset
+            self._step = self._at_boundary
+        else:
+            self._complete = True
+            self._step = self._ignoring
+
+    def _begin(self, header: Header, block: bytes) -> None:
+        if header.type == b"M":
+            raise ValueError("goes on with a file of another volume")
+        if header.type in _IGNORED:
+            self._skip(header.size_bytes + -header.size_bytes % BLOCK_BYTES)
+            return
+        if self._extensions.is_open or self._extensions.has_global:
+            offset = self._extensions.start_bytes if self._extensions.is_open else self._unit_offset
+            self._extensions.apply(header)
+        else:
+            offset = self._unit_offset
+        self._member = member = self._member_of(header, offset)
+        if member.kind is MemberKind.FILE:
+            if header.type == b"S" or self._extensions.is_sparse:
+                self._begin_sparse(header, block)
+            else:
+                self._begin_content(header.size_bytes)
+        elif header.type == b"1" and header.size_bytes and header.is_posix:
+            self._begin_hard_link(header.size_bytes)
+        else:
+            self._emit(header.size_bytes if header.type in b"0D\0" else 0)
+
+    def _member_of(self, header: Header, offset: int) -> Member:
+        kind = _KINDS.get(header.type, MemberKind.FILE)
+        if kind is MemberKind.FILE and header.name.endswith(b"/"):
+            kind = MemberKind.DIRECTORY  # the way of the oldest tars
+        name = header.name.lstrip(b"/") if header.name.startswith(b"/") else header.name
+        if kind is MemberKind.DIRECTORY:
+            name = name.rstrip(b"/")
+        link = b""
+        if kind is MemberKind.HARDLINK:
+            link = header.link.lstrip(b"/")
+        elif kind is MemberKind.SYMLINK:
+            link = header.link
+        self._digests = {}
+        return Member(
+            name or b".",
+            kind,
+            header.size_bytes if kind is MemberKind.FILE else 0,
+            header.mode,
+            header.uid,
+            header.gid,
+            header.mtime_s,
+            link,
+            header.device if kind in _DEVICES else None,
+            False,
+            offset,
+            self._digests,
+        )
+
+    # -- content -----------------------------------------------------------------------------------------------------
+
+    def _begin_content(self, size_bytes: int) -> None:
+        self._begin_extents([(0, size_bytes)] if size_bytes else [])
+
+    def _begin_extents(self, extents: list[Extent]) -> None:
+        self._hasher.begin()
+        assert self._member is not None
+        self._sink = self._sink_for(self._member) if self._sink_for else None
+        self._extents, self._extent_number = extents, 0
+        self._position = 0
+        self._stored_bytes = sum(length for _, length in extents) if len(extents) != 1 else extents[0][1]
+        self._next_extent()
+
+    def _next_extent(self) -> None:
+        assert self._member is not None
+        if self._extent_number == len(self._extents):
+            self._hasher.add_zeros(self._member.size_bytes - self._position)
+            self._digests.update(self._hasher.digests())
+            self._emit(0, -self._stored_bytes % BLOCK_BYTES)
+            return
+        offset, self._left = self._extents[self._extent_number]
+        self._extent_number += 1
+        if offset > self._position:
+            self._hasher.add_zeros(offset - self._position)
+            self._position = offset
+        self._step = self._content
+
+    def _content(self, view: memoryview) -> int:
+        used = len(view)
+        if used > self._left:
+            used = self._left
+            view = view[:used]
+        if self._sink is not None:
+            self._sink.write_at(self._position, view)
+        self._left -= used
+        if not self._left and not self._position and len(self._extents) == 1 and self._is_small(used):
+            self._digests.update(self._hasher.of_whole(view))
+            self._emit(0, -used % BLOCK_BYTES)
+            return used
+        self._position += used
+        self._hasher.update(view)
+        if not self._left:
+            self._next_extent()
+        return used
+
+    def _is_small(self, used: int) -> bool:
+        assert self._member is not None
+        return used == self._member.size_bytes and used < PARALLEL_BYTES
+
+    def _emit(self, ignored_bytes: int, padding_bytes: int = 0) -> None:
+        member, self._member, self._sink = self._member, None, None
+        assert member is not None
+        self._extensions.clear()
+        if ignored_bytes or padding_bytes:
+            self._skip(ignored_bytes + -ignored_bytes % BLOCK_BYTES + padding_bytes)
+        else:
+            self._step = self._at_boundary
+        self._on_member(member)
+
+    # -- hard links and sparse files ---------------------------------------------------------------------------------
+
+    def _begin_hard_link(self, size_bytes: int) -> None:
+        """Begin a hard link that states a size: some tars repeat the content, others mean nothing by it."""
+
+        def begin() -> None:
+            assert self._member is not None
+            self._member = replace(self._member, size_bytes=size_bytes, digests=self._digests)
+            self._begin_content(size_bytes)
+
+        def decide(block: bytes) -> None:
+            self._unit_offset += BLOCK_BYTES
+            if block == headers.ZERO_BLOCK or headers.has_checksum(block):
+                self._emit(0)
+                self._header(block)
+                return
+            begin()
+            view = memoryview(block)
+            while view:
+                view = view[self._step(view) :]
+
+        if self._extensions.was_pax:  # pax is exact about sizes
+            begin()
+        else:
+            self._collect(BLOCK_BYTES, decide)
+
+    def _begin_sparse(self, header: Header, block: bytes) -> None:
+        if header.type == b"S":
+            extents, has_more, size_bytes = headers.old_sparse_map(block)
+            if has_more:
+                self._collect(BLOCK_BYTES, lambda more: self._extend_map(extents, more, size_bytes, header.size_bytes))
+            else:
+                self._begin_mapped(extents, size_bytes, header.size_bytes)
+        elif self._extensions.map_is_inside:
+            size_bytes = self._extensions.sparse_size_bytes
+            self._map, self._map_lines = bytearray(), 0
+            self._collect(BLOCK_BYTES, lambda more: self._extend_inner_map(more, size_bytes, header.size_bytes))
+        else:
+            self._begin_mapped(self._extensions.sparse_map, self._extensions.sparse_size_bytes, header.size_bytes)
+
+    def _extend_map(self, extents: list[Extent], block: bytes, size_bytes: int, stored_bytes: int) -> None:
+        try:
+            further, has_more = headers.sparse_extension(block)
+            extents += further
+            if has_more:
+                self._collect(BLOCK_BYTES, lambda more: self._extend_map(extents, more, size_bytes, stored_bytes))
+            else:
+                self._begin_mapped(extents, size_bytes, stored_bytes)
+        except ValueError as error:
+            raise self._damaged(str(error)) from error
+
+    def _extend_inner_map(self, block: bytes, size_bytes: int, stored_bytes: int) -> None:
+        """Read on in a map that comes before the content: a number of extents, then the extents, a number a line."""
+        self._map += block
+        self._map_lines += block.count(b"\n")
+        try:
+            if len(self._map) > min(stored_bytes, _LARGEST_EXTENSION_BYTES):
+                raise ValueError("has a map of its holes that does not end")
+            first = self._map[: self._map.find(b"\n") + 1]
+            if not first or self._map_lines < 1 + 2 * int(first):
+                self._collect(BLOCK_BYTES, lambda more: self._extend_inner_map(more, size_bytes, stored_bytes))
+                return
+            lines = bytes(self._map).split(b"\n")[1 : 1 + 2 * int(first)]
+            self._begin_mapped(headers.pairs(lines), size_bytes, stored_bytes - len(self._map))
+        except ValueError as error:
+            raise self._damaged(str(error)) from error
+
+    def _begin_mapped(self, extents: list[Extent], size_bytes: int, stored_bytes: int) -> None:
+        if not 0 <= size_bytes <= headers.LARGEST_SIZE_BYTES:
+            raise ValueError(f"states an impossible size of {size_bytes} bytes")
+        checked = headers.checked_extents(extents, size_bytes, stored_bytes)
+        assert self._member is not None
+        self._member = replace(self._member, size_bytes=size_bytes, is_sparse=True, digests=self._digests)
+        self._begin_extents(checked)
+
+    def _damaged(self, reason: str, offset: int | None = None) -> Fault:
+        at = self._unit_offset if offset is None else offset
+        self.damage = Fault(FaultKind.DATA, self._subject, f"{reason} at byte {at}")
+        return self.damage

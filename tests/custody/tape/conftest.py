@@ -1,0 +1,16 @@
+"""Fixtures of the tape room."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from custody.ledger import Ledger
+from tape_site import TapeSite, make_site
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> TapeSite:
+    """A drive, a shelf, a data directory and a ledger of its own."""
+    return make_site(tmp_path, Ledger.upgrade(f"sqlite:///{tmp_path}/ledger.sqlite"))
