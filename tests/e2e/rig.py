@@ -7,7 +7,7 @@ import sqlite3
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -15,6 +15,8 @@ from urllib.parse import quote
 import sqlalchemy as sa
 import yaml
 
+from custody.drain import view
+from custody.drain.config import load
 from custody.ledger import Ledger, tables
 from custody_demo.airflow_api import TaskInstance
 from custody_demo.airflow_stack import AirflowStack
@@ -185,6 +187,17 @@ class Rig:
         runs = self.stack.request("GET", f"/api/v2/dags/{DAG_ID}/dagRuns?order_by=-run_after&limit=100")["dag_runs"]
         found = {(run["conf"] or {}).get("config"): run["dag_run_id"] for run in runs}
         return {name: found[name] for name in configs if name in found}
+
+    def saw_disk(self, name: str, *, used_pct: float) -> None:
+        """Put on record that a run has seen the disk of a configuration so full."""
+        look = view.look_at_disk(load(str(self.disks[name].config_file)))
+        view.record_look(self._ledger(), name, replace(look, used_pct=used_pct), who="tests")
+
+    def weights(self, run_id: str) -> list[int]:
+        """The weight that the scheduler gives each task of a run among those of all runs."""
+        with closing(self._airflow()) as connection:
+            query = "select priority_weight from task_instance where run_id = ?"
+            return [int(row[0]) for row in connection.execute(query, (run_id,))]
 
     def mark_success(self, run_id: str, task: TaskInstance) -> None:
         """What "mark as success" in the grid does."""

@@ -9,6 +9,7 @@ from collections import Counter
 import pytest
 
 from custody_demo.airflow_api import FINAL_STATES, TaskInstance
+from custody_demo.airflow_stack import PROJECT
 from custody_demo.processes import process_id, wait_until
 from custody_demo.sample_disk import CRAWLS, Fate, SampleCrawl
 from e2e.rig import DAG_ID, STEPS, Disk, Rig
@@ -143,14 +144,17 @@ def _tries(rig: Rig, run_id: str) -> str:
 
 def test_all_starts_one_run_for_each_and_a_missing_disk_fails_only_its_own(rig: Rig) -> None:
     here, gone = rig.add_disk("here", files_per_crawl=1), rig.add_disk("gone", files_per_crawl=1)
+    rig.saw_disk("here", used_pct=97.5)
     gone.sample.job_dir.rename(gone.sample.job_dir.with_name("unmounted"))
     starter = rig.trigger(config="all")
     assert rig.wait(starter) == "success", rig.explain(starter)
     started = [task for task in rig.stack.task_instances(DAG_ID, starter) if task.task_id == "start_each"]
-    assert sorted(task.name for task in started) == ["gone", "here"]
+    assert {task.map_index: task.name for task in started} == {0: "here", 1: "gone"}
     runs = rig.started_runs("here", "gone")
     assert rig.wait(runs["here"]) == "success", rig.explain(runs["here"])
     assert here.out_of_place() == []
+    assert set(rig.weights(runs["here"])) == {97_000}
+    assert max(rig.weights(runs["gone"])) < 1000
 
     assert rig.wait(runs["gone"]) == "failed"
     (check,) = [task for task in rig.stack.task_instances(DAG_ID, runs["gone"]) if task.task_id == "check_disk"]
@@ -195,6 +199,36 @@ def test_uploads_marked_as_success_by_hand_delete_nothing(rig: Rig) -> None:
         rig.drain("by-hand")
     assert disk.out_of_place() == []
     assert rig.deleted_without_proof(disk) == []
+
+
+def test_a_series_that_waits_holds_no_slot_and_no_other_series(rig: Rig) -> None:
+    """With one slot for uploads: a task that waited in it would hold everybody up."""
+    store = rig.plain_store("fair")
+    waiting = CRAWLS[0].prefix
+    seen: list[int] = []
+    with SlowStore(store.endpoint_url, retry_after_s=20) as busy:
+        connection = rig.connect("custody_busy", store, endpoint_url=busy.endpoint_url)
+        disk = rig.add_disk("fair", store, connection=connection, files_per_crawl=1)
+        busy.throttle = lambda method, path: method == "PUT" and f"/{waiting}" in path and path.endswith(".warc.gz")
+        rig.stack.set_pool("custody_upload", 1, "one at a time")
+
+        def look(tasks: list[TaskInstance]) -> None:
+            states = {(task.task_id, task.map_index): task.state for task in tasks}
+            packed = {task.name.startswith(waiting): task.map_index for task in tasks if task.task_id == "series.pack"}
+            one, other = ("series.upload", packed.get(True)), ("series.delete", packed.get(False))
+            if states.get(one) == "deferred" and states.get(other) == "success":
+                seen.append(busy.statuses[503])
+                busy.throttle = lambda _method, _path: False
+
+        try:
+            run_id = rig.trigger(config="fair")
+            assert rig.wait(run_id, look) == "success", rig.explain(run_id)
+        finally:
+            rig.stack.import_pools(PROJECT / "include/config/pools.json")
+    assert seen and seen[0] > 0
+    assert disk.out_of_place() == []
+    assert rig.deleted_without_proof(disk) == []
+    assert {task.try_number for task in rig.stack.task_instances(DAG_ID, run_id) if task.state == "success"} == {1}
 
 
 def test_a_killed_scheduler_that_is_started_again_ends_the_run_well(rig: Rig) -> None:

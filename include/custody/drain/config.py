@@ -25,6 +25,7 @@ from pydantic import (
     model_validator,
 )
 
+from custody.drain.crawler_settings import CrawlerSettings
 from custody.drain.names import check_template, ending_filter, naming
 from custody.drain.targets.pace import DayWindow, Pacing
 from custody.faults import Fault, FaultKind
@@ -181,6 +182,7 @@ class DrainConfig(Destination):
     pressure_pct: float = Field(
         95.0, gt=0, le=100, description="a disk this full is drained without waiting for full items"
     )
+    crawler: CrawlerSettings | None = Field(None, description="who is asked to pause at pressure_pct")
     open_warn_s: int = Field(86400, ge=1, description="a .open file older than this is reported")
     grace_s: int = Field(0, ge=0)
     undo_s: int = Field(0, ge=0, description="how long deleted files stay in the trash of their item; 0: no trash")
@@ -276,6 +278,8 @@ class DrainConfig(Destination):
             raise ValueError("target ias3 needs collections")
         if self.job_dir == self.xfer_dir:
             raise ValueError("job_dir and xfer_dir are the same directory")
+        if self.crawler and self.crawler.resume_pct >= self.pressure_pct:
+            raise ValueError(f"crawler.resume_pct must be below pressure_pct ({self.pressure_pct:g})")
         return self
 
 

@@ -16,6 +16,7 @@ from custody.drain.config import DrainConfig
 from custody.drain.delete import delete_proven
 from custody.drain.manifest import manifest
 from custody.drain.pack import pack
+from custody.drain.pressure import rank_by_pressure
 from custody.drain.prove import prove
 from custody.drain.series import SeriesState, load
 from custody.drain.step import Step
@@ -26,10 +27,11 @@ from custody.units import format_size
 from custody_airflow.hooks.drain import targets_of
 from custody_airflow.hooks.ledger import open_ledger
 from custody_airflow.operators.common import CustodyOperator, run_of
+from custody_airflow.operators.drain_crawler import watch
 
 PROVEN_SERIES = Asset("custody-drain-proven-series", uri="x-custody://drain/proven-series")
 ALL = "all"
-NOT_CONFIGURATION = {"config", "dry_run", "action", "days", "file", "into"}
+NOT_CONFIGURATION = {"config", "dry_run", "priority", "action", "days", "file", "into"}
 DRAIN, AUDIT, RESTORE = "drain", "audit", "restore"
 MAX_SERIES_A_RUN = 1000  # Airflow maps at most 1024 units; the next run takes the rest
 
@@ -83,14 +85,16 @@ class ChooseOperator(CustodyOperator, BaseBranchOperator):
 
 
 class ListConfigurationsOperator(CustodyOperator):
-    """List the runs to start for ``config: all``: one conf for each configuration there is."""
+    """List the runs to start for ``config: all``: one conf for each configuration there is, the fullest disk first."""
 
     def work(self, context: Context) -> list[dict[str, object]]:
-        """Look into the directory of configurations."""
+        """Look into the directory of configurations, and at what the last runs saw of their disks."""
         params = context["params"]
-        names = configuration.config_names()
-        self.log.info("one run for each of: %s", ", ".join(names) or "no configuration")
-        return [{key: params[key] for key in NOT_CONFIGURATION} | {"config": name} for name in names]
+        common = {key: params[key] for key in NOT_CONFIGURATION}
+        urgent = rank_by_pressure(open_ledger(), configuration.config_names())
+        for name, priority in urgent:
+            self.log.info("a run for %s%s", name, f", its disk is at pressure: priority {priority}" if priority else "")
+        return [common | {"config": name, "priority": max(priority, common["priority"])} for name, priority in urgent]
 
 
 class CheckDiskOperator(CustodyOperator):
@@ -105,6 +109,7 @@ class CheckDiskOperator(CustodyOperator):
         self.log.info("%s: %s is %s, %s", name, config.job_dir, used, free)
         if not context["params"]["dry_run"]:
             view.record_look(ledger, name, look, who=run_of(context))
+            watch(self, context, name, config, ledger, may_pause=look.draining)
         if not look.draining:
             raise Fault(FaultKind.CANCELLED, name, "not draining", next_command=f"touch {config.job_dir / 'DRAINME'}")
         return {"used_pct": look.used_pct, "finishing": look.finishing}
@@ -214,6 +219,7 @@ class FinishCrawlOperator(CustodyOperator):
     def work(self, context: Context) -> dict[str, object]:
         """Look at ledger and disk."""
         name, config, ledger = _single(context)
+        watch(self, context, name, config, ledger, may_pause=False)  # there may be room now
         finish = report.finish_crawl(ledger, name, config)
         if not finish.finishing:
             raise AirflowSkipException(f"{name}: the crawl goes on (no FINISH_DRAIN)")

@@ -40,6 +40,15 @@ PARAMS = {
         title="Dry run",
         description="Survey and plan, say in the log of plan_series what would be done, and touch nothing.",
     ),
+    "priority": Param(
+        0,
+        type="integer",
+        minimum=0,
+        maximum=100,
+        title="Priority",
+        description="Tasks of a run with more go first. Of the runs that `all` starts, those for disks at their "
+        "pressure_pct have the percentage that is in use.",
+    ),
     "crawljob": _text("Crawl job", "Name of the crawl.", _REPLACE, pattern="^[-_A-Za-z0-9]+$"),
     "job_dir": _text(
         "Job directory", "Where the crawler writes its WARC files.", _REPLACE, examples=["/1/crawling/wide/warcs"]
