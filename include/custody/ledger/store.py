@@ -27,6 +27,7 @@ from custody.ledger.tables import copy, event, file, proof
 _STRONGEST_FIRST = ("sha256", "sha1", "md5", "xxh128")
 UPGRADE_COMMAND = "custody ledger upgrade"
 _SQLITE_PATIENCE_S = 120
+_REFUSALS = ("password authentication failed", "Access denied for user", "no pg_hba.conf entry")
 
 
 class CopyState(StrEnum):
@@ -246,6 +247,11 @@ def _database_faults(ledger: Ledger) -> Iterator[None]:
     try:
         yield
     except sa.exc.OperationalError as error:
+        if any(word in str(error.orig) for word in _REFUSALS):
+            reason = f"refuses who we are ({' '.join(str(error.orig).split())})"
+            raise Fault(
+                FaultKind.AUTH, ledger.name, reason, next_command="check the connection custody_ledger"
+            ) from error
         raise Fault(FaultKind.TRANSIENT, ledger.name, f"does not answer ({error.orig})") from error
     except sa.exc.IntegrityError as error:
         raise Fault(FaultKind.CONFLICT, ledger.name, f"another run wrote the same row ({error.orig})") from error

@@ -100,6 +100,16 @@ def test_an_old_schema_names_the_command_that_mends_it(any_ledger: Ledger) -> No
     assert caught.value.kind is FaultKind.CONFIG
 
 
+@pytest.mark.service
+@pytest.mark.parametrize("server", ["postgresql", "mariadb"])
+def test_a_wrong_password_is_no_matter_of_time(server: str, request: pytest.FixtureRequest) -> None:
+    url = sa.make_url(request.getfixturevalue(server).url).set(username="custody", password="wrong-and-secret")
+    with pytest.raises(Fault, match="refuses who we are") as caught:
+        Ledger.open(url.render_as_string(hide_password=False))
+    assert caught.value.kind is FaultKind.AUTH
+    assert "wrong-and-secret" not in str(caught.value)
+
+
 @pytest.mark.parametrize("driver", ["postgresql+psycopg2", "mysql+pymysql"])
 def test_a_server_that_does_not_answer_is_no_end_and_tells_no_password(driver: str) -> None:
     with socket.socket() as taken:
