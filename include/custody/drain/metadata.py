@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 
 from custody.drain.names import WarcName, naming
 from custody.drain.series import Series
+from custody.drain.software import software_of
 from custody.drain.targets import Item
 
 
@@ -47,6 +48,7 @@ def describe_item(series: Series) -> Item:
         "lastdate": f"{datetime.fromtimestamp(newest_ns / 1e9, UTC):%Y%m%d%H%M%S}",
         "firstfileserial": first.serial,
         "lastfileserial": last.serial,
+        "crawler": software_of(series.path(series.files[0])) or "",
     }
     for name, own in config.metadata.items():
         if any(character.isspace() for character in name):

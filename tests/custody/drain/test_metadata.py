@@ -46,6 +46,7 @@ def test_the_fields_of_an_item(disk: Site) -> None:
         "lastfiledate": "20101213010203456",
         "firstfileserial": "00007",
         "lastfileserial": "00009",
+        "crawler": "sample-crawler/1",
         "year": "2026",
     }
     assert {name: fields.get(name) for name in expected} == expected
