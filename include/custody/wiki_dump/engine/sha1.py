@@ -1,0 +1,34 @@
+"""SHA-1 as MediaWiki writes it: base 36, 31 characters."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+
+_DIGITS = b"0123456789abcdefghijklmnopqrstuvwxyz"
+
+
+def sha1_base36(data: bytes) -> bytes:
+    """The digest of some bytes."""
+    number = int.from_bytes(hashlib.sha1(data, usedforsecurity=False).digest(), "big")
+    digits = bytearray()
+    while number:
+        number, digit = divmod(number, 36)
+        digits.append(_DIGITS[digit])
+    return bytes(reversed(digits)).rjust(31, b"0")
+
+
+def equals(data: bytes, stated: bytes) -> bool:
+    """Whether some bytes have this digest; faster than writing it out."""
+    try:
+        return int.from_bytes(hashlib.sha1(data, usedforsecurity=False).digest(), "big") == int(stated, 36)
+    except ValueError:
+        return False
+
+
+def combined(slots: Sequence[tuple[bytes, bytes]]) -> bytes:
+    """The digest of a revision with several slots: by role name, each folded into the last."""
+    found: bytes | None = None
+    for _, sha1 in sorted(slots):
+        found = sha1 if found is None else sha1_base36(found + sha1)
+    return found or b""
