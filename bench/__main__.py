@@ -14,6 +14,7 @@ from bench.hash_series import hash_series
 from bench.measure import ROOT, Result
 from bench.orchestration import orchestration
 from bench.status import dag_parse, status_10000
+from bench.tape import tape_archive, tape_archive_small, tape_confirm, tape_confirm_small
 from bench.uploads import upload_big, upload_small
 from rich import box
 from rich.console import Console
@@ -26,6 +27,10 @@ COMPARISONS: dict[str, Callable[..., Result]] = {
     "status_10000": status_10000,
     "dag_parse": dag_parse,
     "orchestration": orchestration,
+    "tape_archive": tape_archive,
+    "tape_archive_small": tape_archive_small,
+    "tape_confirm": tape_confirm,
+    "tape_confirm_small": tape_confirm_small,
 }
 RESULTS = ROOT / "bench" / "results"
 PAGE = ROOT / "docs" / "benchmarks.md"

@@ -186,6 +186,7 @@ def _write(
             subject=f"{host.name}:{backup.target.name}",
             block_bytes=session.tape.block_bytes,
             buffer_bytes=config.buffer,
+            high_water=config.start_at_pct / 100,
             head=[(OPENING_NAME, attempts.describe(session, attempt, backup))],
             spool_path=directory / "manifest.jsonl",
             algorithms=config.digests,

@@ -24,12 +24,13 @@ class Member:
     """One member. Names are bytes: whatever the file system allows.
 
     :param name: as in the archive: without a leading slash, directories without a trailing one.
-    :param size_bytes: of the content as a reader sees it, holes included; 0 for everything but FILE.
+    :param size_bytes: of the content as a reader sees it, holes included; 0 for everything but a FILE, and a HARDLINK
+        of the few tars that repeat the content with every name.
     :param link: text of a symbolic link, or name (as in the archive) of the first of several hard links.
     :param device: major and minor number of a device node.
     :param is_sparse: stored with its holes left out.
     :param offset_bytes: where its first header begins within the tape file; -1 where not known (a scan).
-    :param digests: of a FILE's content, lower-case hexadecimal by algorithm.
+    :param digests: of the content, lower-case hexadecimal by algorithm.
     """
 
     name: bytes

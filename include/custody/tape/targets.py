@@ -19,6 +19,7 @@ from custody.ledger.store import now
 from custody.tape import tables
 from custody.tape.catalog import Target, record, target_key, target_of
 from custody.tape.config import TapeConfig
+from custody.tape.members import Member, MemberKind
 from custody.tape.names import escape
 from custody.tape.records import OWN_DIRECTORY, put_members
 from custody.tape.states import BackupState
@@ -140,6 +141,7 @@ def scan_target(
             values["size_bytes"] = 0
             with spool:
                 for member in Scan(host, target.path, excludes, algorithm=algorithm):
+                    _require_no_link(target, member)
                     values["size_bytes"] += member.size_bytes
                     if progress:
                         progress(member.size_bytes)
@@ -150,6 +152,12 @@ def scan_target(
             connection.execute(sa.update(tables.target).where(tables.target.c.id == target.id).values(values))
             record(ledger, connection, who, "scanned", target.name, size_bytes=values.get("size_bytes"))
             return target_of(connection.execute(sa.select(tables.target).where(tables.target.c.id == target.id)).one())
+
+
+def _require_no_link(target: Target, member: Member) -> None:
+    if member.kind is MemberKind.SYMLINK and member.name == target.path.lstrip(b"/"):
+        reason = f"is a symbolic link to {escape(member.link)}: the link would go to tape, not what it leads to"
+        raise Fault(FaultKind.CONFIG, target.name, reason, next_command="import the path it leads to")
 
 
 def _children(ledger: Ledger, target: Target) -> list[bytes]:

@@ -68,6 +68,13 @@ def test_a_missing_target_and_a_plain_file_are_named(site: TapeSite) -> None:
     assert site.backups() == []
 
 
+def test_a_target_that_is_a_link_is_refused(site: TapeSite) -> None:
+    link = site.data / "link"
+    link.symlink_to(site.make_target("a"))
+    with pytest.raises(Fault, match=r"link: is a symbolic link to .*Next: import the path it leads to"):
+        site.import_all(link)
+
+
 def test_tapes_are_opened_once_and_known_by_name_and_serial(site: TapeSite) -> None:
     tapes.open_tape(site.ledger, site.config, "T1", who=WHO, serial="S1")
     tapes.open_tape(site.ledger, site.config, "T2", who=WHO, serial="")

@@ -17,8 +17,8 @@ _OURS = {OPENING_NAME.encode(), MANIFEST_NAME.encode()}
 class Drift:
     """Differences between a scan and an archive.
 
-    :ivar changed: by name, what differs: ``size 3 -> 4 bytes``, ``content``, ``mode 0644 -> 0600`` and the like, first
-        as scanned, then as archived. A content that no digest vouches for counts as changed.
+    :ivar changed: by name, what differs: ``size 3 -> 4 bytes``, ``content sha256 … -> …``, ``mode 0644 -> 0600`` and
+        the like, first as scanned, then as archived. A content that no digest vouches for counts as changed.
     :ivar new: archived, but not scanned.
     :ivar missing: scanned, but not archived.
     """
@@ -111,6 +111,12 @@ def _content_differences(before: Member, after: Member) -> Iterator[str]:
     if before.size_bytes != after.size_bytes:
         yield f"size {before.size_bytes} -> {after.size_bytes} bytes"
     elif match is Match.DIFFERENT:
-        yield "content"
+        yield "content " + _digests(before, after)
     elif match is Match.UNVERIFIED:
         yield "content unverified: no digest in common"
+
+
+def _digests(before: Member, after: Member) -> str:
+    """The strongest digest that both have, first as scanned, then as archived."""
+    name = next(name for name in ("sha256", "sha1", "md5") if before.digests.get(name) and after.digests.get(name))
+    return f"{name} {before.digests[name]} -> {after.digests[name]}"

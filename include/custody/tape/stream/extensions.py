@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
-from custody.tape.stream.headers import LARGEST_SIZE_BYTES, Extent, Header, pairs, pax_records, pax_seconds
+from custody.tape.stream.headers import (
+    LARGEST_SIZE_BYTES,
+    Extent,
+    Header,
+    pairs,
+    pax_records,
+    pax_seconds,
+    stored_number,
+)
 
 
 class Extensions:
@@ -81,10 +89,10 @@ class Extensions:
         known = {keyword: value for keyword, value in records.items() if value}
         header.name = known.get(b"GNU.sparse.name") or known.get(b"path") or header.name
         header.link = known.get(b"linkpath", header.link)
-        header.uid = int(known.get(b"uid", header.uid))
-        header.gid = int(known.get(b"gid", header.gid))
+        header.uid = stored_number(int(known.get(b"uid", header.uid)))
+        header.gid = stored_number(int(known.get(b"gid", header.gid)))
         if b"mtime" in known:
-            header.mtime_s = pax_seconds(known[b"mtime"])
+            header.mtime_s = stored_number(pax_seconds(known[b"mtime"]))
         if b"size" in known:
             header.size_bytes = _size(known[b"size"])
 

@@ -69,6 +69,13 @@ def number(field: bytes) -> int:
     return int(digits, 8)
 
 
+def stored_number(value: int) -> int:
+    """A number, where 64 bits hold it as a catalogue stores it."""
+    if not -LARGEST_SIZE_BYTES <= value <= LARGEST_SIZE_BYTES:
+        raise ValueError(f"states an impossible number, {value}")
+    return value
+
+
 def has_checksum(block: bytes) -> bool:
     """Whether a block is a header that nothing has damaged."""
     field_bytes = block[_CHECKSUM]
@@ -101,10 +108,10 @@ def decode(block: bytes) -> Header:
     return Header(
         name,
         number(mode) & 0o7777,
-        number(uid),
-        number(gid),
+        stored_number(number(uid)),
+        stored_number(number(gid)),
         size_bytes,
-        number(mtime),
+        stored_number(number(mtime)),
         kind,
         link.partition(b"\0")[0],
         magic,

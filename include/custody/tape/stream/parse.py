@@ -15,6 +15,7 @@ from custody.tape.stream import headers
 from custody.tape.stream.extensions import Extensions
 from custody.tape.stream.hashing import PARALLEL_BYTES, ContentHasher
 from custody.tape.stream.headers import BLOCK_BYTES, Extent, Header
+from custody.tape.stream.holes import HoleMap
 
 _LARGEST_NAME_BYTES = 1 << 20
 _LARGEST_EXTENSION_BYTES = 64 << 20
@@ -80,7 +81,6 @@ class MemberParser:
         self._collected = bytearray()
         self._wanted = 0
         self._then: Callable[[bytes], None] = self._header
-        self._after_skip: Callable[[], None] = self._to_boundary
         self._left = 0
         self._payload: int | None = None
         self._complete = False
@@ -92,8 +92,6 @@ class MemberParser:
         self._extent_number = 0
         self._position = 0
         self._stored_bytes = 0
-        self._map = bytearray()
-        self._map_lines = 0
 
     def __enter__(self) -> Self:
         return self
@@ -154,9 +152,6 @@ class MemberParser:
         self._header(bytes(view[:BLOCK_BYTES]))
         return BLOCK_BYTES
 
-    def _to_boundary(self) -> None:
-        self._step = self._at_boundary
-
     def _collect(self, size_bytes: int, then: Callable[[bytes], None]) -> None:
         self._collected = bytearray()
         self._wanted = size_bytes
@@ -172,19 +167,15 @@ class MemberParser:
             self._then(content)
         return used
 
-    def _skip(self, size_bytes: int, then: Callable[[], None] | None = None) -> None:
-        then = then or self._to_boundary
-        if not size_bytes:
-            then()
-            return
-        self._left, self._after_skip = size_bytes, then
-        self._step = self._skipping
+    def _skip(self, size_bytes: int) -> None:
+        self._left = size_bytes
+        self._step = self._skipping if size_bytes else self._at_boundary
 
     def _skipping(self, view: memoryview) -> int:
         used = min(len(view), self._left)
         self._left -= used
         if not self._left:
-            self._after_skip()
+            self._step = self._at_boundary
         return used
 
     def _ignoring(self, view: memoryview) -> int:
@@ -201,20 +192,19 @@ class MemberParser:
         try:
             header = headers.decode(block)
             extension = self._extension_of(header)
-            if extension is None:
-                self._begin(header, block)
-                return
+            go_on = self._begin(header, block) if extension is None else self._begin_extension(header, *extension)
         except ValueError as error:
             raise self._damaged(str(error)) from error
-        limit, then = extension
+        go_on()  # outside: a ValueError of whom it calls is not the stream's fault
+
+    def _begin_extension(self, header: Header, limit: int, then: Callable[[bytes], None]) -> Callable[[], None]:
         if header.size_bytes > limit:
-            raise self._damaged(f"has an extended header of {header.size_bytes} bytes")
+            raise ValueError(f"has an extended header of {header.size_bytes} bytes")
         self._extensions.begin(self._unit_offset)
-        if header.size_bytes:
-            padded = header.size_bytes + -header.size_bytes % BLOCK_BYTES
-            self._collect(padded, lambda content: self._extend(then, content[: header.size_bytes]))
-        else:
-            self._extend(then, b"")
+        if not header.size_bytes:
+            return lambda: self._extend(then, b"")
+        padded = header.size_bytes + -header.size_bytes % BLOCK_BYTES
+        return lambda: self._collect(padded, lambda content: self._extend(then, content[: header.size_bytes]))
 
     def _extension_of(self, header: Header) -> tuple[int, Callable[[bytes], None]] | None:
         if header.type in _FILES:
@@ -243,12 +233,13 @@ class MemberParser:
             self._complete = True
             self._step = self._ignoring
 
-    def _begin(self, header: Header, block: bytes) -> None:
+    def _begin(self, header: Header, block: bytes) -> Callable[[], None]:
+        """Take in a member's header; returns what is to be done next."""
         if header.type == b"M":
             raise ValueError("goes on with a file of another volume")
         if header.type in _IGNORED:
-            self._skip(header.size_bytes + -header.size_bytes % BLOCK_BYTES)
-            return
+            padded = header.size_bytes + -header.size_bytes % BLOCK_BYTES
+            return lambda: self._skip(padded)
         if self._extensions.is_open or self._extensions.has_global:
             offset = self._extensions.start_bytes if self._extensions.is_open else self._unit_offset
             self._extensions.apply(header)
@@ -257,13 +248,11 @@ class MemberParser:
         self._member = member = self._member_of(header, offset)
         if member.kind is MemberKind.FILE:
             if header.type == b"S" or self._extensions.is_sparse:
-                self._begin_sparse(header, block)
-            else:
-                self._begin_content(header.size_bytes)
-        elif header.type == b"1" and header.size_bytes and header.is_posix:
-            self._begin_hard_link(header.size_bytes)
-        else:
-            self._emit(header.size_bytes if header.type in b"0D\0" else 0)
+                return self._read_map(HoleMap.begin(header, block, self._extensions))
+            return lambda: self._begin_content(header.size_bytes)
+        if header.type == b"1" and header.size_bytes and header.is_posix:
+            return lambda: self._begin_hard_link(header.size_bytes)
+        return lambda: self._emit(header.size_bytes if header.type in b"0D\0" else 0)
 
     def _member_of(self, header: Header, offset: int) -> Member:
         kind = _KINDS.get(header.type, MemberKind.FILE)
@@ -379,54 +368,21 @@ class MemberParser:
         else:
             self._collect(BLOCK_BYTES, decide)
 
-    def _begin_sparse(self, header: Header, block: bytes) -> None:
-        if header.type == b"S":
-            extents, has_more, size_bytes = headers.old_sparse_map(block)
-            if has_more:
-                self._collect(BLOCK_BYTES, lambda more: self._extend_map(extents, more, size_bytes, header.size_bytes))
-            else:
-                self._begin_mapped(extents, size_bytes, header.size_bytes)
-        elif self._extensions.map_is_inside:
-            size_bytes = self._extensions.sparse_size_bytes
-            self._map, self._map_lines = bytearray(), 0
-            self._collect(BLOCK_BYTES, lambda more: self._extend_inner_map(more, size_bytes, header.size_bytes))
-        else:
-            self._begin_mapped(self._extensions.sparse_map, self._extensions.sparse_size_bytes, header.size_bytes)
-
-    def _extend_map(self, extents: list[Extent], block: bytes, size_bytes: int, stored_bytes: int) -> None:
-        try:
-            further, has_more = headers.sparse_extension(block)
-            extents += further
-            if has_more:
-                self._collect(BLOCK_BYTES, lambda more: self._extend_map(extents, more, size_bytes, stored_bytes))
-            else:
-                self._begin_mapped(extents, size_bytes, stored_bytes)
-        except ValueError as error:
-            raise self._damaged(str(error)) from error
-
-    def _extend_inner_map(self, block: bytes, size_bytes: int, stored_bytes: int) -> None:
-        """Read on in a map that comes before the content: a number of extents, then the extents, a number a line."""
-        self._map += block
-        self._map_lines += block.count(b"\n")
-        try:
-            if len(self._map) > min(stored_bytes, _LARGEST_EXTENSION_BYTES):
-                raise ValueError("has a map of its holes that does not end")
-            first = self._map[: self._map.find(b"\n") + 1]
-            if not first or self._map_lines < 1 + 2 * int(first):
-                self._collect(BLOCK_BYTES, lambda more: self._extend_inner_map(more, size_bytes, stored_bytes))
-                return
-            lines = bytes(self._map).split(b"\n")[1 : 1 + 2 * int(first)]
-            self._begin_mapped(headers.pairs(lines), size_bytes, stored_bytes - len(self._map))
-        except ValueError as error:
-            raise self._damaged(str(error)) from error
-
-    def _begin_mapped(self, extents: list[Extent], size_bytes: int, stored_bytes: int) -> None:
-        if not 0 <= size_bytes <= headers.LARGEST_SIZE_BYTES:
-            raise ValueError(f"states an impossible size of {size_bytes} bytes")
-        checked = headers.checked_extents(extents, size_bytes, stored_bytes)
+    def _read_map(self, holes: HoleMap) -> Callable[[], None]:
+        if holes.needs_block:
+            return lambda: self._collect(BLOCK_BYTES, lambda block: self._extend_map(holes, block))
         assert self._member is not None
-        self._member = replace(self._member, size_bytes=size_bytes, is_sparse=True, digests=self._digests)
-        self._begin_extents(checked)
+        extents = holes.extents()
+        self._member = replace(self._member, size_bytes=holes.size_bytes, is_sparse=True, digests=self._digests)
+        return lambda: self._begin_extents(extents)
+
+    def _extend_map(self, holes: HoleMap, block: bytes) -> None:
+        try:
+            holes.add(block)
+            go_on = self._read_map(holes)
+        except ValueError as error:
+            raise self._damaged(str(error)) from error
+        go_on()
 
     def _damaged(self, reason: str, offset: int | None = None) -> Fault:
         at = self._unit_offset if offset is None else offset

@@ -64,6 +64,7 @@ def write_tape_file(
     tail: Callable[[ManifestSpool], Iterable[OwnMember]] = manifest_tail,
     block_bytes: int = BLOCK_BYTES,
     buffer_bytes: int = BUFFER_BYTES,
+    high_water: float = 0.9,
     algorithms: Sequence[str] = DEFAULT_ALGORITHMS,
     source_ended: Callable[[], None] = lambda: None,
     subject: str = "tar stream",
@@ -74,6 +75,7 @@ def write_tape_file(
 
     :param source: a tar stream that nobody has read from yet.
     :param spool_path: where the manifest is written.
+    :param high_water: the drive starts, and starts again after an under-run, when this share of the buffer is full.
     :param source_ended: called at the end of the source before anything is said of its completeness; what it raises
         (tar's exit status) counts.
     :param progress: called with the bytes of every block that the drive has taken.
@@ -82,7 +84,7 @@ def write_tape_file(
     filemark is tried any more. Faults: DATA where the source is no whole tar stream, CANCELLED when ``stop`` is set,
     and those of the drive and of ``source_ended``; no filemark is written then, and closing the drive ends the file.
     """
-    ring = Ring(buffer_bytes, block_bytes=block_bytes, stop=stop)
+    ring = Ring(buffer_bytes, block_bytes=block_bytes, high_water=high_water, stop=stop)
     with (
         ManifestSpool.create(spool_path) as spool,
         MemberParser(spool.add, algorithms, subject=subject, check=ring.check) as parser,
