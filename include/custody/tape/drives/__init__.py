@@ -53,6 +53,8 @@ def _is_directory(device: str) -> bool:
     try:
         with os_errors_as_faults(device):
             mode = Path(device).stat().st_mode
+    except ValueError as error:  # a NUL in the name
+        raise Fault(FaultKind.CONFIG, ascii(device), "is no name of a device") from error
     except Fault as fault:
         if isinstance(fault.__cause__, FileNotFoundError):
             raise _no_such_drive(device) from fault

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from custody.faults import Fault, FaultKind, os_errors_as_faults
-from custody.publish import write_atomic
+from custody.publish import fsync_directory, write_atomic
 
 LOADED = "loaded"
 STATE = "state"
@@ -89,8 +89,10 @@ def make_cartridge(
     barcode = barcode or image.name.removesuffix(".tap")
     cartridge = Cartridge(barcode, serial or f"CUSTODY-{barcode}", capacity_bytes, warning)
     with os_errors_as_faults(str(image)):
+        if not os.path.lexists(image):  # the sidecar first: an image without one would be a tape without an end
+            write_cartridge(image, cartridge)
         os.close(os.open(image, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644))
-    write_cartridge(image, cartridge)
+        fsync_directory(image.parent)
     return cartridge
 
 
@@ -186,7 +188,7 @@ def loaded_image(drive: Path) -> Path | None:
                 ) from error
             raise
     image = drive / target
-    return image if image.exists() else None
+    return image.resolve() if image.exists() else None
 
 
 def load(drive: Path, image: Path) -> Cartridge:
@@ -212,7 +214,7 @@ def load(drive: Path, image: Path) -> Cartridge:
             )
         with os_errors_as_faults(str(drive)):
             (drive / LOADED).unlink(missing_ok=True)  # a link to a cartridge that is gone
-            (drive / LOADED).symlink_to(image.resolve())
+            (drive / LOADED).symlink_to(os.path.relpath(image.resolve(), drive.resolve()))  # both may be moved together
     return cartridge
 
 
@@ -223,6 +225,9 @@ def unload(drive: Path) -> Path | None:
     image = loaded_image(drive)
     if image is None:
         return None
+    if not image.is_file():
+        (drive / LOADED).unlink(missing_ok=True)
+        return image
     with ImageDrive(str(drive)) as opened:
         opened.unload()
     return image

@@ -54,7 +54,7 @@ class DeviceDrive:
 
     def __init__(self, device: TapeDevice, *, writable: bool) -> None:
         self.name = device.name
-        self.device = device
+        self.device: TapeDevice = device
         self.writable = writable
         self._is_full = False
         self._has_open_file = False
@@ -211,8 +211,9 @@ class DeviceDrive:
             if self._has_open_file:
                 self.write_filemarks(1)
         finally:
+            device, self.device = self.device, _Closed(self.name)
             try:
-                self.device.close()
+                device.close()
             except OSError as error:
                 self._raise_for(error, "be closed: the last of what was written may not be on the tape")
 
@@ -244,6 +245,34 @@ class DeviceDrive:
 
     def _fault(self, kind: FaultKind, reason: str, next_command: str | None = None) -> Fault:
         return Fault(kind, self.name, reason, next_command=next_command)
+
+
+class _Closed:
+    """What a drive holds once it was given back: its old descriptor's number may by now be another file's."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def _refuse(self) -> NoReturn:
+        raise Fault(FaultKind.CONFIG, self.name, "was closed already")
+
+    def read(self, buffer: memoryview) -> int:
+        self._refuse()
+
+    def write(self, block: memoryview | bytes) -> int:
+        self._refuse()
+
+    def operate(self, op: Op, count: int = 1) -> None:
+        self._refuse()
+
+    def get(self) -> MtGet:
+        self._refuse()
+
+    def health(self) -> DriveHealth:
+        self._refuse()
+
+    def close(self) -> None:
+        """Again."""
 
 
 _FAULTS: dict[int, tuple[FaultKind, str, str]] = {

@@ -1,8 +1,10 @@
-"""What a drive says of its own health: log pages by ``sg_logs``, identity by ``tapeinfo``, encryption by ``stenc``.
+"""What a drive says of its own health: alerts, counters, what is left on the tape, its serial number, encryption.
 
-All three are asked through the generic node (``/dev/sgN``), which moves no tape and needs no second opening of the tape
-node. Log pages are taken raw: their layout is a standard (SSC), the tool's wording is not. Whatever is not installed
-or not answered stays unknown.
+All is asked through the generic node (``/dev/sgN``), which moves no tape and needs no second opening of the tape node:
+log pages and the encryption status raw by ``sg3-utils``, as their layout is a standard (SSC) and a tool's wording is
+not; ``tapeinfo`` for alerts where these are missing. ``stenc`` is not asked: to tell its status it may read up to 100
+blocks from where the head is, behind the back of the driver, which would then be wrong about the position. Whatever is
+not installed or not answered stays unknown.
 """
 
 from __future__ import annotations
@@ -93,6 +95,11 @@ _MEGABYTE = 1_000_000
 _MEBIBYTE = 1 << 20
 _REMAINING_NATIVE_PER_PARTITION = 0x0204
 _SYSFS = Path("/sys")
+_DES_BYTES = 1024
+# Security protocol in: tape data encryption, device encryption status.
+_ASK_DES = ("a2", "20", "00", "20", "00", "00", "00", "00", "04", "00", "00", "00")
+_DES_PAGE = 0x0020
+_DES_HEADER_BYTES = 24
 
 
 def name_alert(number: int) -> str:
@@ -112,10 +119,10 @@ def ask_health(device_number: int, *, sysfs: Path = _SYSFS) -> DriveHealth:
     generic = next(iter(sorted((link / "device" / "scsi_generic").glob("sg*"))), None)
     if generic is None:
         return DriveHealth(counters=counters)
-    return _ask_generic(f"/dev/{generic.name}", counters)
+    return _ask_generic(f"/dev/{generic.name}", counters, read_serial(link / "device" / "vpd_pg80"))
 
 
-def _ask_generic(node: str, counters: dict[str, int]) -> DriveHealth:
+def _ask_generic(node: str, counters: dict[str, int], serial: str | None) -> DriveHealth:
     alerts: dict[int, str] = {}
     remaining_bytes = None
     for page in (0x2E, 0x02, 0x03, 0x17, 0x31):
@@ -130,13 +137,13 @@ def _ask_generic(node: str, counters: dict[str, int]) -> DriveHealth:
                 remaining_bytes = remaining_bytes if remaining_bytes is not None else parse_capacity(raw)
             case _:
                 counters |= parse_error_counters(raw)
-    told = _ask(["tapeinfo", "-f", node]).decode("utf-8", "replace")
-    encryption, key = parse_stenc(_ask(["stenc", "-f", node, "--detail"]).decode("utf-8", "replace"))
+    told = "" if alerts and serial else _ask(["tapeinfo", "-f", node]).decode("utf-8", "replace")
+    encryption, key = parse_encryption(_ask(["sg_raw", "--binary", f"--request={_DES_BYTES}", node, *_ASK_DES]))
     return DriveHealth(
         alerts=alerts or parse_tapeinfo_alerts(told),
         counters=counters,
         remaining_bytes=remaining_bytes,
-        serial=parse_tapeinfo_serial(told),
+        serial=serial or parse_tapeinfo_serial(told),
         encryption=encryption,
         encryption_key=key,
     )
@@ -238,14 +245,29 @@ def parse_tapeinfo_alerts(text: str) -> dict[int, str]:
     return {int(number): name_alert(int(number)) for number in re.findall(r"^TapeAlert\[(\d+)\]:", text, re.MULTILINE)}
 
 
-def parse_stenc(text: str) -> tuple[str | None, str | None]:
-    """Whether the drive encrypts ("on", "off", None unknown), and the key's description, from stenc 1.x or 2.x."""
-    described = re.search(r"^Drive Key Desc\.? ?\(u-?KAD\): *(.+?) *$", text, re.MULTILINE | re.IGNORECASE)
-    key = described[1] if described else None
-    old = re.search(r"^Drive Encryption: *(\w+)", text, re.MULTILINE)
-    if old:
-        return ("off" if old[1].lower() == "off" else "on"), key
-    new = re.search(r"^Writing: *(Not encrypting|Encrypting)", text, re.MULTILINE)
-    if new:
-        return ("on" if new[1] == "Encrypting" else "off"), key
-    return None, key
+def parse_encryption(raw: bytes) -> tuple[str | None, str | None]:
+    """Whether the drive encrypts what it writes ("on", "off", None unknown), and the description of its key.
+
+    :param raw: the device encryption status page (SSC). The key itself is never in it.
+    """
+    if len(raw) < _DES_HEADER_BYTES or int.from_bytes(raw[:2], "big") != _DES_PAGE:
+        return None, None
+    end = min(len(raw), 4 + int.from_bytes(raw[2:4], "big"))
+    state = "on" if raw[5] else "off"  # 0 disabled, 1 external, 2 encrypt
+    at = _DES_HEADER_BYTES
+    while at + 4 <= end:
+        kind, length = raw[at], int.from_bytes(raw[at + 2 : at + 4], "big")
+        if kind == 0 and at + 4 + length <= end:  # unauthenticated, which is where people put a name
+            return state, raw[at + 4 : at + 4 + length].rstrip(b"\0").decode("utf-8", "backslashreplace") or None
+        at += 4 + length
+    return state, None
+
+
+def read_serial(page: Path) -> str | None:
+    """A drive's serial number as the kernel has it (vital product data, page 0x80)."""
+    try:
+        raw = page.read_bytes()
+    except OSError:
+        return None
+    length = int.from_bytes(raw[2:4], "big")
+    return raw[4 : 4 + length].decode("ascii", "replace").strip() or None

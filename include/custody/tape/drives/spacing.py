@@ -10,13 +10,12 @@ from custody.tape.drives.tap import Head, Record, record_at, record_before
 
 
 class Eof(IntEnum):
-    """The driver's end-of-file state. From EOD_1 on it shows as end of data, EARLY and REFUSED as end of tape."""
+    """The driver's end-of-file state. From EOD_1 on it shows as end of data, EARLY as end of tape."""
 
     NONE = 0
     MARK = 2  # right behind a filemark: an empty read comes before the error
     EARLY = 3  # a block was taken behind early warning: the next one is refused
-    REFUSED = 4  # one was refused: the next one is taken, while there is room
-    EOD_1 = 5
+    EOD_1 = 5  # one was refused: the next one is taken, while there is room
     EOD_2 = 6
     EOD = 7
 
