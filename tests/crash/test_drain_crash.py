@@ -17,7 +17,7 @@ from drain_site import STEPS, Lost, Site, Store, check_is_clean, check_nothing_l
 pytestmark = [pytest.mark.crash, pytest.mark.service]
 
 ALL_POINTS = os.environ.get("CUSTODY_CRASH_POINTS") == "all"
-BUDGET_S = None if ALL_POINTS else 15.0  # a step; what is visited in that time is spread over the whole step
+BUDGET_S = None if ALL_POINTS else 10.0  # a step; what is visited in that time is spread over the whole step
 FILES = 2
 
 

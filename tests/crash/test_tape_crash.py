@@ -18,7 +18,7 @@ from tape_site import TapeSite, make_site
 pytestmark = [pytest.mark.crash, pytest.mark.service]
 
 ALL_POINTS = os.environ.get("CUSTODY_CRASH_POINTS") == "all"
-BUDGET_S = None if ALL_POINTS else 15.0  # a step; what is visited in that time is spread over the whole step
+BUDGET_S = None if ALL_POINTS else 10.0  # a step; what is visited in that time is spread over the whole step
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from custody.cli.drain import drain
+from custody.cli.minidvodb import minidvodb
 from custody.cli.show import show
 from custody.faults import Fault
 from custody.ledger import Ledger, default_url
@@ -67,3 +68,4 @@ def where_is(name: str, as_json: bool) -> None:
 
 
 main.add_command(drain)
+main.add_command(minidvodb)

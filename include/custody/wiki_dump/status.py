@@ -16,7 +16,7 @@ from typing import Any
 
 VERSION = "0.8"
 SUMS = ("md5", "sha1", "sha256")
-_INFO = re.compile(r"name:(?P<name>[^;]+); status:(?P<status>[a-z-]+); updated:(?P<updated>[0-9: -]*)")
+_INFO = re.compile(r"name:(?P<name>[^;]+); status:(?P<status>[a-z-]+); updated:(?P<updated>.*)")
 
 
 class JobState(StrEnum):

@@ -12,6 +12,7 @@ import pytest
 import wiki_sample
 from services.databases import DatabaseServer
 from services.mediawiki import MediaWiki, install
+from wiki_farm import FarmSite, make_farm
 
 
 @pytest.fixture(scope="session")
@@ -52,3 +53,12 @@ def mariadb_wiki(mariadb: DatabaseServer, _sample_home: Path) -> MediaWiki:
 def any_wiki(request: pytest.FixtureRequest) -> MediaWiki:
     """A filled wiki on SQLite and on MariaDB in turn."""
     return request.getfixturevalue("wiki" if request.param == "sqlite" else "mariadb_wiki")
+
+
+@pytest.fixture
+def farm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FarmSite]:
+    """A farm without wikis, and its ledger."""
+    monkeypatch.setenv("CUSTODY_CONFIG_DIR", str(tmp_path / "farm/config"))
+    site = make_farm(tmp_path / "farm")
+    yield site
+    site.ledger.close()

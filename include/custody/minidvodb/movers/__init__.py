@@ -1,0 +1,135 @@
+"""Movers: ways to send the files of a database into its staging directory, behind one interface.
+
+``stream`` packs them into one tar stream: what many small files need. ``rsync`` takes up a file where an earlier
+attempt was cut off: what few large ones need. A measured profile (count, mean size, what lies there already) chooses.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from custody.minidvodb.codes import CopyFault, FaultCode
+from custody.minidvodb.destination import Settings
+from custody.minidvodb.far import Far
+from custody.minidvodb.manifest import FILE, Entry, Snapshot
+
+RSYNC, STREAM = "rsync", "stream"
+SMALL_MEAN_BYTES = 8 << 20
+"""Below this mean size a stream wins; above it the gain is small, and losing half a file to a kill is not."""
+
+
+@dataclass(frozen=True)
+class Profile:
+    """What a transfer is made of: all files, their size, and what of it has to be sent."""
+
+    files: int
+    size_bytes: int
+    files_to_send: int
+    bytes_to_send: int
+    staged_files: int
+
+    @property
+    def mean_bytes(self) -> float:
+        """Of the files that have to be sent."""
+        return self.bytes_to_send / self.files_to_send if self.files_to_send else 0.0
+
+    def as_json(self) -> dict[str, Any]:
+        """For the ledger."""
+        return {
+            "files": self.files,
+            "bytes": self.size_bytes,
+            "files_to_send": self.files_to_send,
+            "bytes_to_send": self.bytes_to_send,
+            "mean_bytes": round(self.mean_bytes),
+            "staged_files": self.staged_files,
+        }
+
+
+def profile_of(entries: Snapshot, staged: Snapshot) -> Profile:
+    """Measure what has to be sent, given what lies there."""
+    files = [entry for entry in entries.values() if entry.kind == FILE]
+    left = [entry for entry in files if (there := staged.get(entry.path)) is None or there.stored != entry.stored]
+    return Profile(
+        files=len(files),
+        size_bytes=sum(entry.size_bytes for entry in files),
+        files_to_send=len(left),
+        bytes_to_send=sum(entry.size_bytes for entry in left),
+        staged_files=len(files) - len(left),
+    )
+
+
+def choose(profile: Profile, tools: frozenset[str], settings: Settings) -> str:
+    """Name the mover. Faults: CONFIG where the machine over there has none of the programs."""
+    wanted = settings.mover or (STREAM if profile.mean_bytes < SMALL_MEAN_BYTES else RSYNC)
+    if wanted == STREAM and "tar" not in tools and not settings.mover:
+        wanted = RSYNC
+    if "rsync" not in tools or (wanted == STREAM and "tar" not in tools):
+        missing = "rsync" if "rsync" not in tools else "tar"
+        raise CopyFault(
+            FaultCode.CONFIG, "the machine over there", f"has no {missing}", next_command=f"install {missing}"
+        )
+    if settings.digest == "xxh128" and "xxh128" not in tools:
+        raise CopyFault(
+            FaultCode.CONFIG,
+            "the machine over there",
+            "has an rsync without xxh128",
+            next_command="install rsync 3.2 or newer, or set digest: sha256",
+        )
+    return wanted
+
+
+@dataclass
+class Job:
+    """One transfer.
+
+    :param root: the database.
+    :param entries: what is to be sent of it; directories come before what is in them.
+    :param deadline: by time.monotonic(), when it is given up.
+    :param rate: asked again and again: bytes a second that may be sent now, None: as many as go.
+    :param advance: told of every number of bytes done.
+    :param check: raises where it must not go on.
+    """
+
+    root: Path
+    far: Far
+    entries: Sequence[Entry]
+    algorithm: str
+    deadline: float
+    stall_s: float
+    rate: Callable[[], int | None] = lambda: None
+    advance: Callable[[int], None] = lambda count: None
+    check: Callable[[], None] = lambda: None
+    moved_at: float = field(default_factory=time.monotonic)
+
+    def moved(self, count: int) -> None:
+        """Say that bytes moved."""
+        self.moved_at = time.monotonic()
+        self.advance(count)
+
+
+@dataclass(frozen=True)
+class Sent:
+    """What came of a transfer: bytes that travelled, and digests of the bytes as they were read to be sent."""
+
+    sent_bytes: int
+    digests: Mapping[bytes, str]
+
+
+class Mover(Protocol):
+    """A way to send files."""
+
+    def __call__(self, job: Job) -> Sent:
+        """Send every entry. Faults: by what went wrong; what has arrived stays for the next attempt."""
+        ...
+
+
+def mover_of(name: str) -> Mover:
+    """By the name that :func:`choose` gave."""
+    from custody.minidvodb.movers.rsync import send as send_by_rsync
+    from custody.minidvodb.movers.stream import send as send_by_stream
+
+    return {RSYNC: send_by_rsync, STREAM: send_by_stream}[name]

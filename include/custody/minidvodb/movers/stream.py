@@ -1,0 +1,222 @@
+"""One tar stream over ssh: many small files in one go. Every byte is hashed as it is read to be sent."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from fcntl import F_SETPIPE_SZ, fcntl
+from pathlib import Path
+from typing import IO
+
+from custody.digests import Hasher
+from custody.host import SshHost, classify_ssh
+from custody.minidvodb.codes import CopyFault, FaultCode, classify_saying, from_ssh
+from custody.minidvodb.manifest import DIRECTORY, FILE, Entry, demand_same, join
+from custody.minidvodb.movers import Job, Sent
+from custody.minidvodb.movers.process import Program, running
+
+_BLOCK = 512
+_BUFFER_BYTES = 1 << 20
+_PIPE_BYTES = 1 << 20
+_LARGEST_OCTAL = 8**11 - 1
+_ZEROS = bytes(_BLOCK)
+_UNTAR = ["tar", "--extract", "--file=-", "--preserve-permissions", "--no-same-owner", "--delay-directory-restore"]
+_UNTAR += ["--record-size=262144", "--read-full-records", "--no-selinux", "--no-acls", "--no-xattrs"]
+
+
+def send(job: Job) -> Sent:
+    """See :class:`Mover`."""
+    argv = job.far.writer(_UNTAR)
+    host = job.far.host
+    if isinstance(host, SshHost):
+        argv = [*host.ssh_command(), host.name, "--", shlex.join(argv)]
+    with running(argv, job) as program:
+        assert program.process.stdin
+        packer = _Packer(job, program.process.stdin)
+        with suppress(BrokenPipeError):  # its end says why
+            packer.pack()
+            program.process.stdin.close()
+        program.process.wait()
+        if program.process.returncode and program.fault is None:
+            raise _fault(job, program)
+    return Sent(packer.sent_bytes, packer.digests)
+
+
+class _Packer:
+    """Writes a tar stream: GNU long names (any bytes), pax times to the nanosecond."""
+
+    def __init__(self, job: Job, pipe: IO[bytes]) -> None:
+        self.digests: dict[bytes, str] = {}
+        self.sent_bytes = 0
+        self._job = job
+        self._descriptor = pipe.fileno()
+        self._buffer = bytearray()
+        self._pace = _Pace(job)
+        with suppress(OSError):  # a small pipe is only slower
+            fcntl(self._descriptor, F_SETPIPE_SZ, _PIPE_BYTES)
+
+    def pack(self) -> None:
+        """Every entry: directories first, to be there, and once more at the end, with their own permissions."""
+        directories = [entry for entry in self._job.entries if entry.kind == DIRECTORY]
+        for entry in directories:
+            self._buffer += header(entry.path + b"/", b"5", entry.mode | 0o700)
+        for entry in self._job.entries:
+            if entry.kind == FILE:
+                self._add_file(entry)
+            elif entry.kind != DIRECTORY:
+                self._buffer += header(entry.path, b"2", 0o777, target=entry.target)
+            if len(self._buffer) >= _BUFFER_BYTES:
+                self._flush()
+        for entry in reversed(directories):
+            self._buffer += header(entry.path + b"/", b"5", entry.mode)
+        self._buffer += _ZEROS * 2
+        self._flush()
+
+    def _add_file(self, entry: Entry) -> None:
+        path = join(os.fsencode(self._job.root), entry.path)
+        try:
+            descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        except OSError as error:
+            raise _unreadable(path, error) from error
+        try:
+            demand_same(os.fstat(descriptor), entry, Path(os.fsdecode(path)))
+            self._buffer += header(entry.path, b"0", entry.mode, size=entry.size_bytes, mtime_ns=entry.mtime_ns)
+            hasher = Hasher((self._job.algorithm,))
+            for block in self._read(descriptor, entry, path):
+                hasher.update(block)
+            self._buffer += _ZEROS[: -entry.size_bytes % _BLOCK]
+            demand_same(os.fstat(descriptor), entry, Path(os.fsdecode(path)))
+        finally:
+            os.close(descriptor)
+        self.digests[entry.path] = hasher.fixity().digests[self._job.algorithm]
+
+    def _read(self, descriptor: int, entry: Entry, path: bytes) -> Iterator[bytes | memoryview]:
+        left = entry.size_bytes
+        large = memoryview(bytearray(_BUFFER_BYTES)) if left > _BUFFER_BYTES // 4 else None
+        while left:
+            try:
+                if large is None:
+                    block: bytes | memoryview = os.read(descriptor, left)
+                else:
+                    block = large[: os.readv(descriptor, [large[: min(left, _BUFFER_BYTES)]])]
+            except OSError as error:
+                raise _unreadable(path, error) from error
+            if not block:
+                raise CopyFault(FaultCode.SOURCE_CHANGED, os.fsdecode(path), "became shorter while it was read")
+            left -= len(block)
+            yield block
+            if large is None:
+                self._buffer += block
+            else:
+                self._flush()
+                self._write(block)
+
+    def _flush(self) -> None:
+        if self._buffer:
+            self._write(memoryview(self._buffer))
+            self._buffer = bytearray()
+
+    def _write(self, block: bytes | memoryview) -> None:
+        view = memoryview(block)
+        while view:
+            allowed = self._pace.allow(len(view))
+            count = os.write(self._descriptor, view[:allowed])
+            view = view[count:]
+            self.sent_bytes += count
+            self._job.moved(count)
+
+
+class _Pace:
+    """Keeps a stream below the cap of the moment, which is asked for again every second."""
+
+    def __init__(self, job: Job) -> None:
+        self._job = job
+        self._rate: int | None = None
+        self._asked_at = float("-inf")
+        self._due = 0.0
+
+    def allow(self, wanted: int) -> int:
+        """How many bytes may go now; waits for its turn."""
+        at = time.monotonic()
+        if at - self._asked_at > 1:
+            self._rate, self._asked_at = self._job.rate(), at
+        if self._rate is None:
+            return wanted
+        count = max(1, min(wanted, self._rate // 10))
+        self._due = max(self._due, at)
+        while (wait_s := self._due - time.monotonic()) > 0:
+            time.sleep(min(wait_s, 0.2))
+            self._job.moved(0)  # it waits because it was told to
+        self._due += count / self._rate
+        return count
+
+
+def header(name: bytes, kind: bytes, mode: int, *, size: int = 0, mtime_ns: int = 0, target: bytes = b"") -> bytes:
+    """The blocks in front of a member's data."""
+    parts = b""
+    if len(target) > 100:
+        parts += _long(b"K", target)
+    if len(name) > 100:
+        parts += _long(b"L", name)
+    seconds, nanoseconds = divmod(mtime_ns, 1_000_000_000)
+    if nanoseconds or seconds < 0:
+        parts += _pax(b"mtime", _pax_time(mtime_ns))
+    return parts + _block(name[:100], kind, mode, size, max(0, seconds), target[:100])
+
+
+def _pax_time(mtime_ns: int) -> bytes:
+    sign = "-" if mtime_ns < 0 else ""
+    seconds, nanoseconds = divmod(abs(mtime_ns), 1_000_000_000)
+    return f"{sign}{seconds}.{nanoseconds:09d}".encode()
+
+
+def _long(kind: bytes, text: bytes) -> bytes:
+    content = text + b"\0"
+    return _block(b"././@LongLink", kind, 0, len(content), 0, b"") + content + _ZEROS[: -len(content) % _BLOCK]
+
+
+def _pax(key: bytes, value: bytes) -> bytes:
+    length = len(key) + len(value) + 3
+    while length != len(b"%d" % length) + len(key) + len(value) + 3:
+        length = len(b"%d" % length) + len(key) + len(value) + 3
+    record = b"%d %s=%s\n" % (length, key, value)
+    return _block(b"././@PaxHeader", b"x", 0o644, len(record), 0, b"") + record + _ZEROS[: -len(record) % _BLOCK]
+
+
+def _block(name: bytes, kind: bytes, mode: int, size: int, seconds: int, target: bytes) -> bytes:
+    fields = b"%s%07o\x000000000\x000000000\x00%s%s        %s%sustar  \x00" % (
+        name.ljust(100, b"\0"),
+        mode,
+        _number(size),
+        _number(seconds),
+        kind,
+        target.ljust(100, b"\0"),
+    )
+    whole = fields.ljust(_BLOCK, b"\0")
+    return b"%s%06o\x00 %s" % (whole[:148], sum(whole), whole[156:])
+
+
+def _number(value: int) -> bytes:
+    """Octal, or base 256 where that is too short (GNU)."""
+    return b"%011o\x00" % value if value <= _LARGEST_OCTAL else b"\x80" + value.to_bytes(11, "big")
+
+
+def _unreadable(path: bytes, error: OSError) -> CopyFault:
+    code = FaultCode.SOURCE_CHANGED if isinstance(error, FileNotFoundError) else FaultCode.SOURCE_INVALID
+    return CopyFault(
+        code, os.fsdecode(path), f"cannot be read ({error.strerror})", next_command="check its rights, its disk"
+    )
+
+
+def _fault(job: Job, program: Program) -> CopyFault:
+    status, text = program.process.returncode, program.stderr_tail
+    if status == 255 and isinstance(job.far.host, SshHost):
+        classified = from_ssh(classify_ssh(job.far.host.name, text))
+        if isinstance(classified, CopyFault):
+            return classified
+    if status in {66, 67}:
+        return job.far.fault_of(status, text)
+    return job.far.sharpen(classify_saying(job.far.where, text, exit_status=status))

@@ -1,0 +1,1 @@
+"""bzip2 from the inside: blocks at any bit, their checksums, random access, streams spliced and checked."""

@@ -1,0 +1,139 @@
+"""The configuration of one farm, as a named file: its ``wikidump.conf``, its databases, and what Custody adds."""
+
+from __future__ import annotations
+
+import os
+import re
+from enum import StrEnum
+from pathlib import Path
+from typing import Any, Self
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from custody.faults import Fault, FaultKind
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+
+
+class EngineKind(StrEnum):
+    """What makes the documents."""
+
+    SQL = "sql"
+    MEDIAWIKI = "mediawiki"
+
+
+class Store(BaseModel):
+    """An external text store: a database with a table ``blobs``. User and password are the wiki's own."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    database: str
+    host: str | None = None
+    port: int = Field(3306, ge=1, le=65535)
+
+
+class FarmConfig(BaseModel):
+    """One farm.
+
+    :param conf: ``wikidump.conf``, or ``path:section`` with an override section.
+    :param connection: Airflow connection of the databases (mysql); without one, ``database.client_config_file``.
+    :param sqlite_dir: directory of ``<wiki>.sqlite`` files instead.
+    :param siteinfo_dir: directory of ``<wiki>.json``, answers of the API's ``meta=siteinfo``.
+    :param api: address of api.php, with ``{wiki}`` in it, asked where there is no stored answer.
+    :param local_settings: LocalSettings.php for engine mediawiki, with ``{wiki}`` in it.
+    :param lease_s: after which a run that gives no sign of life is given up.
+    :param no_progress_s: after which a task that lives but does not go on is ended.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    conf: str
+    engine: EngineKind = EngineKind.SQL
+    connection: str | None = None
+    sqlite_dir: Path | None = None
+    siteinfo_dir: Path | None = None
+    api: str | None = None
+    local_settings: str | None = None
+    stores: dict[str, Store] = Field(default_factory=dict)
+    legacy_encoding: str | None = None
+    private_tables: bool = False
+    abstracts: bool = False
+    restricted_logs: tuple[str, ...] = ("suppress",)
+    lease_s: int = Field(900, ge=30)
+    no_progress_s: int = Field(3600, ge=5)
+    queue: str | None = None
+    pool: str | None = None
+    executor: str | None = None
+
+    @field_validator("legacy_encoding")
+    @classmethod
+    def _known(cls, value: str | None) -> str | None:
+        import codecs
+
+        if value is not None:
+            try:
+                codecs.lookup(value)
+            except LookupError as error:
+                raise ValueError(f"{value!r} is no encoding") from error
+        return value
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        if self.engine is EngineKind.MEDIAWIKI and not self.local_settings:
+            raise ValueError("engine mediawiki needs local_settings")
+        if self.connection and self.sqlite_dir:
+            raise ValueError("connection and sqlite_dir exclude each other")
+        return self
+
+
+def config_directory() -> Path:
+    """Where the named farms lie: ``$CUSTODY_CONFIG_DIR/wiki_dump``, or include/config/wiki_dump."""
+    root = os.environ.get("CUSTODY_CONFIG_DIR")
+    return (Path(root) if root else Path(__file__).parents[2] / "config") / "wiki_dump"
+
+
+def config_names() -> list[str]:
+    """Every farm there is, by name; the examples (``example-*``) are none."""
+    names = (path.stem for path in config_directory().glob("*.yml"))
+    return sorted(name for name in names if not name.startswith((".", "example-")))
+
+
+def load(name: str) -> FarmConfig:
+    """Read the farm ``name``. Faults: CONFIG, naming the file, the key and what is wrong with it."""
+    if not _NAME.fullmatch(name):
+        raise Fault(FaultKind.CONFIG, f"farm {name!r}", "is no name of a configuration")
+    path = config_directory() / f"{name}.yml"
+    try:
+        content = yaml.safe_load(path.read_text("utf-8"))
+    except FileNotFoundError as error:
+        known = ", ".join(config_names()) or f"none in {path.parent}"
+        raise Fault(FaultKind.CONFIG, f"farm {name}", f"is not there; there are: {known}") from error
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise Fault(FaultKind.CONFIG, str(path), f"cannot be read ({' '.join(str(error).split())})") from error
+    if not isinstance(content, dict):
+        raise Fault(FaultKind.CONFIG, str(path), "is no list of `key: value` lines")
+    return parse(content, str(path), base=path.parent)
+
+
+def parse(values: dict[str, Any], where: str, *, base: Path | None = None) -> FarmConfig:
+    """Check values that came from ``where``; relative paths are relative to ``base``. Faults: CONFIG."""
+    try:
+        config = FarmConfig.model_validate(values)
+    except ValidationError as error:
+        complaints = "; ".join(_complaint(detail) for detail in error.errors(include_url=False))
+        raise Fault(FaultKind.CONFIG, where, complaints) from error
+    if base is None:
+        return config
+    update: dict[str, Any] = {"conf": str(base / config.conf)}
+    for key in ("sqlite_dir", "siteinfo_dir"):
+        if (path := getattr(config, key)) is not None:
+            update[key] = base / path
+    return config.model_copy(update=update)
+
+
+def _complaint(detail: Any) -> str:
+    key = ".".join(str(part) for part in detail["loc"]) or "configuration"
+    if detail["type"] == "extra_forbidden":
+        return f"{key}: no such key"
+    return f"{key}: {detail['msg'].removeprefix('Value error, ')}"
