@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import sys
 from urllib.parse import urlsplit
 
 from airflow.configuration import conf
 from airflow.plugins_manager import AirflowPlugin
 
+from custody_airflow.preload import preload
 from custody_airflow.ui.app import app
 
 # Where a proxy serves Airflow below a path, the frame of the page has to be asked for below it too.
 _BASE = urlsplit(conf.get("api", "base_url", fallback="")).path.rstrip("/")
+
+preload(sys.argv)
 
 
 class CustodyPlugin(AirflowPlugin):

@@ -9,6 +9,7 @@ import random
 import shutil
 import stat
 import tempfile
+import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -48,6 +49,9 @@ STARTED = datetime(2026, 3, 1, 11, 4, 9, tzinfo=UTC)
 WARCINFO = {"software": "sample-crawler/1", "format": "WARC File Format 1.0"}
 
 
+_making_a_client = threading.Lock()  # a session of boto3 is for one thread at a time; its clients are for all
+
+
 @dataclass(frozen=True)
 class Store:
     """Where an S3 server is, how to log in, and the folder in which its objects lie as files (if it has one)."""
@@ -63,7 +67,10 @@ class Store:
         options = Config(
             s3={"addressing_style": "path"}, retries={"total_max_attempts": 1}, connect_timeout=5, read_timeout=10
         )
-        return self._session(secret_key).client("s3", endpoint_url=endpoint_url or self.endpoint_url, config=options)
+        with _making_a_client:
+            return self._session(secret_key).client(
+                "s3", endpoint_url=endpoint_url or self.endpoint_url, config=options
+            )
 
     def target(self, *, endpoint_url: str | None = None, secret_key: str | None = None) -> S3Target:
         """What the steps send to."""

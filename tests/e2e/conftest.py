@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -22,17 +23,20 @@ IMPATIENT = {
     "AIRFLOW__SCHEDULER__SCHEDULER_HEALTH_CHECK_THRESHOLD": "15",
     "AIRFLOW__SCHEDULER__ORPHANED_TASKS_CHECK_INTERVAL": "5",
     "AIRFLOW__SCHEDULER__SCHEDULER_IDLE_SLEEP_TIME": "0.2",
+    "AIRFLOW__SCHEDULER__TRIGGER_TIMEOUT_CHECK_INTERVAL": "2",
     "CUSTODY_RETRY_DELAY_S": "2",
+    "CUSTODY_LOOK_AGAIN_S": "3",
 }
 
 
 @pytest.fixture(scope="session")
 def running_rig(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rig]:
-    """Airflow with the drain in it, switched on; its ledger, its plain S3 server and the watch on command lines."""
+    """Airflow with drain and tape backup in it, switched on; its ledger, its plain S3 server and the watch on command lines."""
     home = tmp_path_factory.mktemp("e2e")
     ledger_url = f"sqlite:///{home}/ledger.sqlite"
     _upgrade(ledger_url)
-    (home / "config" / DAG_ID).mkdir(parents=True)
+    for name in (DAG_ID, "tape"):
+        (home / "config" / name).mkdir(parents=True)
     with RcloneS3(home / "store") as plain:
         stack = AirflowStack(
             home / "airflow",
@@ -47,8 +51,9 @@ def running_rig(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rig]:
         secrets = [plain.secret_key, stack._memory.jwt_secret]
         with CommandLines(secrets) as commands, stack:
             stack.import_pools(PROJECT / "include/config/pools.json")
-            stack.wait_for_dag(DAG_ID, timeout_s=120)
-            stack.unpause(DAG_ID)
+            for dag_id in (DAG_ID, "tape_backup"):
+                stack.wait_for_dag(dag_id, timeout_s=120)
+                stack.unpause(dag_id)
             yield Rig(stack, plain, home, ledger_url, commands, secrets)
 
 
@@ -61,12 +66,13 @@ def rig(running_rig: Rig) -> Iterator[Rig]:
 
 
 def _dags_without_a_clock(directory: Path) -> Path:
-    """The DAG as it is, but started by nothing but the tests: a run at the full hour would drain their disks too."""
+    """The DAGs as they are, but started by nothing but the tests: a run at the full hour would drain their disks too."""
     text = (PROJECT / "dags" / "drain.py").read_text()
     scheduled = 'schedule="@hourly"'
     assert text.count(scheduled) == 1
     directory.mkdir()
     (directory / "drain.py").write_text(text.replace(scheduled, "schedule=None"))
+    shutil.copy(PROJECT / "dags" / "tape_backup.py", directory)
     return directory
 
 

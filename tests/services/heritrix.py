@@ -38,7 +38,20 @@ class Engine:
 
     def __enter__(self) -> Self:
         self.key, self.certificate_file = self.home / "key.pem", self.home / "certificate.pem"
-        make = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=Heritrix"]
+        make = [
+            "openssl",
+            "req",
+            "-x509",
+            "-newkey",
+            "ec",
+            "-pkeyopt",
+            "ec_paramgen_curve:prime256v1",
+            "-nodes",
+            "-days",
+            "2",
+            "-subj",
+            "/CN=Heritrix",
+        ]
         made = subprocess.run(
             [*make, "-keyout", str(self.key), "-out", str(self.certificate_file)], capture_output=True, check=False
         )

@@ -6,9 +6,11 @@ import http.client
 import json
 import shlex
 import ssl
+import threading
 import urllib.error
 import urllib.request
 from collections.abc import Mapping
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Protocol
@@ -19,6 +21,7 @@ from custody.faults import Fault, FaultKind
 from custody.host import LocalHost
 
 TIMEOUT_S = 20.0
+WHOLE_TIMEOUT_S = 60.0
 COMMAND_TIMEOUT_S = 60.0
 MAX_ANSWER_BYTES = 4 << 20
 _REFUSED_KINDS = {401: FaultKind.AUTH, 403: FaultKind.AUTH, 404: FaultKind.CONFIG}
@@ -93,6 +96,23 @@ class _Api:
     ) -> bytes:
         """The body of the answer. Faults: TRANSIENT, AUTH, CONFIG, naming the address."""
         url = f"{self.url}{path}"
+        pending: Future[bytes] = Future()
+
+        def ask() -> None:
+            try:
+                pending.set_result(self._ask(url, method, body, headers))
+            except Exception as error:
+                pending.set_exception(error)
+
+        # an answer that comes byte by byte would never run into a time-out of the socket
+        threading.Thread(target=ask, name="crawler", daemon=True).start()
+        try:
+            return pending.result(WHOLE_TIMEOUT_S)
+        except TimeoutError as error:
+            reason = f"the crawler has not answered within {WHOLE_TIMEOUT_S:g} s"
+            raise Fault(FaultKind.TRANSIENT, url, reason) from error
+
+    def _ask(self, url: str, method: str, body: bytes | None, headers: Mapping[str, str] | None) -> bytes:
         request = urllib.request.Request(url, data=body, headers=dict(headers or {}), method=method)  # noqa: S310
         try:
             with self._opener.open(request, timeout=TIMEOUT_S) as answer:

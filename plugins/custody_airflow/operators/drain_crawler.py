@@ -5,7 +5,7 @@ from __future__ import annotations
 from airflow.sdk import Context
 
 from custody.drain.config import DrainConfig
-from custody.drain.crawler import watch_crawler
+from custody.drain.crawler import Standing, standing, watch_crawler
 from custody.faults import Fault
 from custody.ledger import Ledger
 from custody_airflow.hooks.drain_crawler import crawler_of
@@ -26,3 +26,5 @@ def watch(
     else:
         if said:
             task.log.info(said)
+        elif (stands := standing(ledger, name)) is not Standing.FREE:
+            task.log.info("%s: %s", crawler.name, stands)

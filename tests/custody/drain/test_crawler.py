@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import socket
 import threading
+import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -203,6 +205,23 @@ def test_nobody_there_and_nonsense_are_faults(engine: Engine, heritrix: Heritrix
         threading.Thread(target=lambda: mute.accept()[0].sendall(b"SSH-2.0\r\n"), daemon=True).start()
         with pytest.raises(Fault, match="does not answer"):
             Zeno(f"http://127.0.0.1:{mute.getsockname()[1]}").state()
+
+
+def test_an_answer_byte_by_byte_is_not_waited_for_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(crawler_api, "WHOLE_TIMEOUT_S", 0.5)
+
+    def drip(listener: socket.socket) -> None:
+        client = listener.accept()[0]
+        with contextlib.suppress(OSError):
+            for byte in b"HTTP/1.1 200 OK\r\n" + b"x: y\r\n" * 1000:
+                client.send(bytes([byte]))
+                time.sleep(0.1)
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        threading.Thread(target=drip, args=(listener,), daemon=True).start()
+        with pytest.raises(Fault, match=r"has not answered within 0\.5 s") as fault:
+            Zeno(f"http://127.0.0.1:{listener.getsockname()[1]}").state()
+    assert fault.value.kind is FaultKind.TRANSIENT
 
 
 class _ZenoApi(BaseHTTPRequestHandler):
