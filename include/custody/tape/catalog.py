@@ -13,6 +13,7 @@ from sqlalchemy.engine import Connection, Row
 from custody.faults import Fault, FaultKind
 from custody.ledger import Ledger
 from custody.ledger.store import now, place_key
+from custody.ledger.tables import LONG_NAME
 from custody.tape import tables
 from custody.tape.names import unescape
 from custody.tape.states import BackupState, TapeState
@@ -149,8 +150,13 @@ def set_tape_state(connection: Connection, tape_id: int, state: TapeState, **val
     connection.execute(
         sa.update(table)
         .where(table.c.id == tape_id, table.c.state != state)
-        .values(state_before=table.c.state, state=state, changed_at=now(), **values)
+        .ordered_values(*_in_order(table, state, {"changed_at": now()} | values))
     )
+
+
+def _in_order(table: sa.Table, state: str, values: dict[str, Any]) -> list[tuple[Any, Any]]:
+    """MariaDB sets columns one behind the other: the state before must be read before the state is set."""
+    return [(table.c.state_before, table.c.state), (table.c.state, state), *values.items()]
 
 
 def target_key(source: str, name: str) -> str:
@@ -220,9 +226,7 @@ def set_backup_state(connection: Connection, backup_id: int, state: BackupState,
     if state is BackupState.RELEASED:
         cleared["live_key"] = sa.literal("done-") + sa.cast(table.c.id, sa.String(20))
     connection.execute(
-        sa.update(table)
-        .where(table.c.id == backup_id)
-        .values(state_before=table.c.state, state=state, **cleared | values)
+        sa.update(table).where(table.c.id == backup_id).ordered_values(*_in_order(table, state, cleared | values))
     )
 
 
@@ -232,6 +236,8 @@ def live_key(target_id: int, pool: str) -> str:
 
 
 def record(ledger: Ledger, connection: Connection, who: str, what: str, subject: str, **detail: Any) -> None:
-    """One line of the audit."""
+    """One line of the audit. A path may be longer than its subject can be; it is then whole in the detail."""
     result = detail.pop("result", "done")
+    if len(subject) > LONG_NAME:
+        detail, subject = detail | {"subject": subject}, "…" + subject[1 - LONG_NAME :]
     ledger.record_event(connection, who=who, room=ROOM, what=what, subject=subject, result=result, detail=detail)

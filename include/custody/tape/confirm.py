@@ -153,9 +153,11 @@ def _complaints(session: Session, backup: Backup, read: Read, found: Iterable[Me
         lines.append(f"has {read.blocks} blocks where the catalogue has {backup.tape_blocks}")
     with session.ledger.read() as connection:
         expected = members_of(connection, backup.target.id, backup.id)
-        if is_legacy(backup):
+        if is_legacy(backup) and backup.members is None:
             return lines + _legacy_complaints(expected, found)
         lines += str_lines(compare(expected, without_ours(found)))
+    if is_legacy(backup):  # read back before, and so all is known of it; a manifest it never had
+        return lines
     if read.manifest is None:
         lines.append("its manifest is not on the tape")
     elif read_file(manifest, ["sha256"]).fixity.digests["sha256"] != backup.manifest_sha256:
@@ -211,7 +213,9 @@ def _put_on_record(
             values: dict[str, Any] = {"confirmed_at": now()}
             if is_legacy(backup):  # from now on more is known of it than names and md5 sums
                 count = put_members(connection, backup.target.id, backup.id, without_ours(found))
-                values |= {"members": count, "tape_bytes": read.size_bytes, "tape_blocks": read.blocks}
+                content_bytes = sum(member.size_bytes for member in without_ours(found))
+                values |= {"members": count, "content_bytes": content_bytes}
+                values |= {"tape_bytes": read.size_bytes, "tape_blocks": read.blocks}
             set_backup_state(connection, backup.id, BackupState.CONFIRMED, **values)
             record_shared(connection, backup, read_back, CopyState.PROVEN, proof="readback", run=session.who)
             attempts.end(connection, attempt, AttemptResult.DONE, tape_bytes=read.size_bytes, health=health)

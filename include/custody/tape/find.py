@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import fnmatch
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -23,7 +23,9 @@ from custody.tape.states import BackupState, TapeState
 _DIGEST = re.compile(rb"(?:(md5|sha1|sha256):)?([0-9a-fA-F]+)")
 _LENGTHS = {32: "md5", 40: "sha1", 64: "sha256"}
 _GLOB = re.compile(rb"[*?[]")
-_PAGE_ROWS = 2000
+_ON_TAPE = [state for state in BackupState if state.is_on_tape]
+_PAGE_ROWS = 20_000
+_IDS_A_QUERY = 500
 IMPORTED = "imported"
 """The state of a target that no tape has and none is meant for."""
 
@@ -142,15 +144,30 @@ def _order(found: Found) -> tuple[Any, ...]:
 
 
 def find(connection: Connection, pattern: Pattern, *, only_tapes: bool = False) -> Iterator[Found]:
-    """Every place of what a pattern means, a page at a time.
+    """Every place of what a pattern means, in the order of the rows, a page at a time.
 
     What a source held when it was scanned is told only where no tape has that target.
     """
+    member = tables.member
+    shown = member.c.backup_id.is_not(None) if only_tapes else sa.true()
+    query = sa.select(member.c.id, member.c.name).where(pattern.where, shown).order_by(member.c.id).limit(_PAGE_ROWS)
+    after = 0
+    while True:  # names first: where a whole catalogue is looked through, few of them are meant
+        page = connection.execute(query.where(member.c.id > after)).all()
+        meant = [row.id for row in page if pattern.accepts(unescape(row.name))]
+        for start in range(0, len(meant), _IDS_A_QUERY):
+            for row in connection.execute(_places(meant[start : start + _IDS_A_QUERY])):
+                yield _found(connection, row)
+        if len(page) < _PAGE_ROWS:
+            return
+        after = page[-1].id
+
+
+def _places(member_ids: Sequence[int]) -> sa.Select[Any]:
+    """Members with their targets, and the backups and tapes that hold them or are meant to."""
     member, backup, tape, target = tables.member, tables.backup, tables.tape, tables.target
-    planned = backup.alias()
-    has_one = sa.and_(planned.c.target_id == member.c.target_id, planned.c.state != BackupState.RELEASED)
-    on_tape = [state for state in BackupState if state.is_on_tape]
-    is_held = sa.exists().where(has_one, planned.c.state.in_(on_tape))
+    other = backup.alias()
+    is_held = sa.exists().where(other.c.target_id == member.c.target_id, other.c.state.in_(_ON_TAPE))
     joined = sa.or_(
         backup.c.id == member.c.backup_id,
         sa.and_(
@@ -159,13 +176,11 @@ def find(connection: Connection, pattern: Pattern, *, only_tapes: bool = False) 
             backup.c.state != BackupState.RELEASED,
         ),
     )
-    shown = sa.true() if only_tapes is False else member.c.backup_id.is_not(None)
-    query = (
+    return (
         sa.select(
             member,
             target.c.name.label("target_name"),
             target.c.source,
-            backup.c.id.label("held_id"),
             backup.c.state,
             backup.c.file_number,
             backup.c.confirmed_at,
@@ -178,24 +193,9 @@ def find(connection: Connection, pattern: Pattern, *, only_tapes: bool = False) 
         .join(target, target.c.id == member.c.target_id)
         .outerjoin(backup, joined)
         .outerjoin(tape, tape.c.id == backup.c.tape_id)
-        .where(pattern.where, shown, sa.or_(member.c.backup_id.is_not(None), ~is_held))
+        .where(member.c.id.in_(member_ids), sa.or_(member.c.backup_id.is_not(None), ~is_held))
         .order_by(member.c.id, backup.c.id)
-        .limit(_PAGE_ROWS)
     )
-    after = (0, 0)
-    key = (member.c.id, sa.func.coalesce(backup.c.id, 0))
-    while True:
-        page = connection.execute(query.where(_behind(key, after))).all()
-        for row in page:
-            if pattern.accepts(unescape(row.name)):
-                yield _found(connection, row)
-        if len(page) < _PAGE_ROWS:
-            return
-        after = (page[-1].id, page[-1].held_id or 0)
-
-
-def _behind(key: tuple[Any, Any], after: tuple[int, int]) -> sa.ColumnElement[bool]:
-    return sa.or_(key[0] > after[0], sa.and_(key[0] == after[0], key[1] > after[1]))
 
 
 def _found(connection: Connection, row: Row[Any]) -> Found:
