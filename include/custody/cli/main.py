@@ -2,20 +2,34 @@
 
 from __future__ import annotations
 
+import importlib
 import sys
 from typing import Any
 
 import click
 
-from custody.cli.drain import drain
-from custody.cli.minidvodb import minidvodb
 from custody.cli.show import show
 from custody.faults import Fault
 from custody.ledger import Ledger, default_url
 
+ROOMS = ("drain", "tape", "minidvodb", "bitarchive")
+"""Verbs that are groups of their own, each a module here; only the one that is asked for is read."""
 
-class FaultAware(click.Group):
-    """A group that prints a fault as its one line and exits with 1."""
+
+class Custody(click.Group):
+    """The root: it prints a fault as its one line and exits with 1."""
+
+    def list_commands(self, context: click.Context) -> list[str]:
+        """The common verbs, and the rooms."""
+        return sorted([*super().list_commands(context), *ROOMS])
+
+    def get_command(self, context: click.Context, cmd_name: str) -> click.Command | None:
+        """The verb of this name; a room is imported now."""
+        if cmd_name not in ROOMS:
+            return super().get_command(context, cmd_name)
+        group = getattr(importlib.import_module(f"custody.cli.{cmd_name}"), cmd_name)
+        assert isinstance(group, click.Command)
+        return group
 
     def invoke(self, context: click.Context) -> Any:
         """Run the verb."""
@@ -26,7 +40,7 @@ class FaultAware(click.Group):
             sys.exit(1)
 
 
-@click.group(cls=FaultAware, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=Custody, context_settings={"help_option_names": ["-h", "--help"]})
 def main() -> None:
     """Custody: no copy is let go before another one is proven."""
 
@@ -65,7 +79,3 @@ def where_is(name: str, as_json: bool) -> None:
     if not found:
         click.echo(f"custody: {name}: no file of this name is on record", err=True)
         sys.exit(1)
-
-
-main.add_command(drain)
-main.add_command(minidvodb)

@@ -10,7 +10,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Engine
 
 VERSION_TABLE = "custody_version"
-HEAD = "0005"
+HEAD = "0006"
 """The revision this program knows: the last of migrations/versions, as a test makes sure."""
 
 _MIGRATIONS = Path(__file__).parent / "migrations"

@@ -7,6 +7,7 @@ command is a fixed script; names travel as its arguments or on its standard inpu
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 from collections.abc import Iterable
@@ -63,8 +64,9 @@ done
 rm -f -- "{INCOMING}/.$3.probe"
 """
 
-_LIST = r"""find . -printf '%y %s %T@ %m %P\0%l\0'"""
+_LIST = r"""find . -printf '%y %s %T@ %C@ %i %m %P\0%l\0'"""
 _MARK = r"""find . -mindepth 1 -printf '%y %s %T@ %C@ %i %m %P\0%l\0' | sort -z | sha256sum | cut -c1-64"""
+"""The fingerprint of a directory; :func:`_mark_of` makes the same of what _LIST prints."""
 
 _WHERE = f"""
 echo "machine=$(cat /etc/machine-id 2>/dev/null || hostname)"
@@ -145,7 +147,6 @@ _PROVE = f"""
 cd -P -- "$1" || exit {_MISSING}
 [ -d "$4" ] && [ ! -h "$4" ] || exit {_GONE}
 cd -P -- "$4" || exit {_MISSING}
-{_MARK}
 {_LIST}
 printf '= 0 0 0 \\0\\0'
 @digests@
@@ -351,13 +352,13 @@ class Far:
         done = self._run(script, directory, timeout_s=timeout_s, allow=(_GONE,))
         if done.returncode == _GONE:
             return None
-        before, _, rest = done.stdout.partition(b"\n")
-        listing, _, rest = rest.partition(b"\0= 0 0 0 \0\0")  # no link target can look like this
+        listing, _, rest = done.stdout.partition(b"\0= 0 0 0 \0\0")  # no link target can look like this
         told, _, after = rest.rpartition(b"\0")
-        if not before or before != after.strip():
+        mark = _mark_of(listing + b"\0")
+        if mark != after.strip().decode():
             raise CopyFault(FaultCode.VERIFY, self.where, "changed while it was read", next_command="it is tried again")
         read = _parse_rsync if algorithm == "xxh128" else _parse_sha256
-        return Proof(before.decode(), _parse_list(listing + b"\0"), read(told))
+        return Proof(mark, _parse_list(listing + b"\0"), read(told))
 
     def glance(self) -> str | None:
         """The fingerprint of the published copy, without reading a file; None where there is none."""
@@ -494,7 +495,7 @@ def _parse_list(listing: bytes) -> Snapshot:
     found: Snapshot = {}
     fields = listing.split(b"\0")
     for head, target in zip(fields[0:-1:2], fields[1::2], strict=False):
-        kind, size, time, mode, path = head.split(b" ", 4)
+        kind, size, time, _, _, mode, path = head.split(b" ", 6)
         path = path or TOP
         if kind == b"f":
             found[path] = Entry(FILE, path, int(mode, 8), int(size), _nanoseconds(time))
@@ -505,6 +506,12 @@ def _parse_list(listing: bytes) -> Snapshot:
         else:
             found[path] = Entry(kind.decode("ascii", "replace"), path, int(mode, 8), 0, 0)
     return found
+
+
+def _mark_of(listing: bytes) -> str:
+    """The fingerprint, of everything below the directory itself."""
+    fields = listing.split(b"\0")[2:-1]  # the first entry is the directory
+    return hashlib.sha256(b"".join(field + b"\0" for field in sorted(fields))).hexdigest()
 
 
 def _nanoseconds(time: bytes) -> int:

@@ -171,8 +171,8 @@ def changes(before: Snapshot, after: Snapshot) -> str | None:
 
 def mark_of(entries: Snapshot) -> str:
     """A word that stands for a look at a database; when anything is touched, it is another one."""
-    lines = (repr(entries[path]).encode() for path in sorted(entries))
-    return hashlib.sha256(b"\n".join(lines)).hexdigest()
+    whole = repr([tuple(entries[path]) for path in sorted(entries)])
+    return hashlib.sha256(whole.encode()).hexdigest()
 
 
 def demand_unchanged(root: Path, before: Snapshot) -> None:
@@ -189,11 +189,12 @@ def demand_unchanged(root: Path, before: Snapshot) -> None:
 
 def digest_file(root: bytes, entry: Entry, algorithm: str) -> str:
     """Read one file of a snapshot. Faults: SOURCE_CHANGED where it is not the one that was seen, SOURCE_INVALID."""
-    path = Path(os.fsdecode(join(root, entry.path)))
+    whole = join(root, entry.path)
+    path = Path(os.fsdecode(whole))
     hasher = Hasher((algorithm,))
     try:
         with reading(path) as descriptor:
-            demand_same(os.fstat(descriptor), entry, path)
+            demand_same(os.fstat(descriptor), entry, whole)
             for block in blocks(descriptor, min(_BLOCK_BYTES, entry.size_bytes + 1)):
                 hasher.update(block)
     except CopyFault:
@@ -203,12 +204,12 @@ def digest_file(root: bytes, entry: Entry, algorithm: str) -> str:
     return hasher.fixity().digests[algorithm]
 
 
-def demand_same(status: os.stat_result, entry: Entry, path: Path) -> None:
+def demand_same(status: os.stat_result, entry: Entry, path: bytes) -> None:
     """Whether an opened file is the one that was seen. Faults: SOURCE_CHANGED."""
     now = (status.st_size, status.st_mtime_ns, status.st_ino, status.st_ctime_ns)
     if now != (entry.size_bytes, entry.mtime_ns, entry.inode, entry.ctime_ns):
         raise CopyFault(
-            FaultCode.SOURCE_CHANGED, str(path), "was written to meanwhile", next_command="it is tried again"
+            FaultCode.SOURCE_CHANGED, printable(path), "was written to meanwhile", next_command="it is tried again"
         )
 
 

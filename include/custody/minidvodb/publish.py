@@ -9,10 +9,10 @@ from custody.ledger.store import CopyState as LedgerState
 from custody.ledger.store import disk_place, now
 from custody.minidvodb.codes import CopyFault, FaultCode
 from custody.minidvodb.far import Published
-from custody.minidvodb.manifest import Manifest, Snapshot, mark_of, take_snapshot
+from custody.minidvodb.manifest import mark_of, take_snapshot
+from custody.minidvodb.preflight import CHECKED_MARK
 from custody.minidvodb.records import NOT_RESERVED, Copy, CopyState, CopyStep, elapsed_s
 from custody.minidvodb.step import Work, copy_step
-from custody.minidvodb.verify import read_manifest
 
 PROOF = "manifest"
 
@@ -26,8 +26,7 @@ def publish(work: Work) -> None:
     """
     copy = work.copy
     far = work.far()
-    manifest = read_manifest(work, far)
-    entries = _demand_source(work, manifest)
+    mark = _demand_source(work)
     end = far.publish(str(copy.row["fingerprint"]), replace=bool(copy.row["may_replace"]))
     if end is Published.TAKEN:
         raise far.taken()
@@ -43,7 +42,7 @@ def publish(work: Work) -> None:
     work.detail |= {"bytes": copy.row["bytes"], "files": copy.row["files"], "found_published": end is Published.ALREADY}
     work.values |= {
         "state": CopyState.FULL,
-        "profile": {**copy.row["profile"], "source_mark": mark_of(entries)},
+        "profile": {**copy.row["profile"], "source_mark": mark},
         "attempts": 0,
         "may_replace": False,
         "ended_at": now(),
@@ -53,28 +52,18 @@ def publish(work: Work) -> None:
     work.also = lambda connection: record_copies(work, connection)
 
 
-def _demand_source(work: Work, manifest: Manifest) -> Snapshot:
-    """Whether the database is still what was verified; returns the look at it."""
-    found = take_snapshot(work.copy.source)
-    changed = [
-        path
-        for path in found.keys() | manifest.entries.keys()
-        if _stored(found, path) != _stored(manifest.entries, path)
-    ]
-    if changed:
+def _demand_source(work: Work) -> str:
+    """Whether the database is still the one that was sent and verified; returns the mark of the look at it."""
+    mark = mark_of(take_snapshot(work.copy.source))
+    if mark != work.copy.row["profile"].get(CHECKED_MARK):
         work.back_to = CopyStep.QUEUED
         raise CopyFault(
             FaultCode.SOURCE_CHANGED,
             str(work.copy.source),
-            f"was written to after it was copied ({len(changed)} entries); nothing is published",
+            "was written to after it was copied; nothing is published",
             next_command="it is copied again",
         )
-    return found
-
-
-def _stored(entries: Snapshot, path: bytes) -> object:
-    entry = entries.get(path)
-    return entry.stored if entry is not None else None
+    return mark
 
 
 def record_copies(work: Work, connection: Connection) -> None:

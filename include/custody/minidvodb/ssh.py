@@ -31,6 +31,7 @@ class SharedSshHost(SshHost):
         self._ciphers = ciphers
         self._shared: subprocess.Popen[bytes] | None = None
         self._tried = False
+        self.stays = False
         self._folder = Path(tempfile.mkdtemp(prefix="custody-mux-"))
         atexit.register(self.close)
 
@@ -73,7 +74,9 @@ class SharedSshHost(SshHost):
                 time.sleep(_LOOK_EVERY_S)
 
     def close(self) -> None:
-        """End the connection. What is asked for later makes one of its own."""
+        """End the connection, unless it ``stays`` for others. What is asked for later makes one of its own."""
+        if self.stays:
+            return
         if self._shared and self._shared.poll() is None:
             end_group(self._shared)
         self._shared = None

@@ -24,7 +24,7 @@ _FIELDS = rb"(?P<url>%s\S(?:[^\r\n]*\S)?|%s) (?P<ip>[0-9A-Fa-f.:]+|-) (?P<date>[
 _LINE_1 = re.compile(_FIELDS + rb"(?P<length>[0-9]{1,18})\r?\n")
 _LINE_2 = re.compile(_FIELDS + rb"(?:[0-9]{3}|-) \S+ \S+ [0-9-]+ \S+ (?P<length>[0-9]{1,18})\r?\n")
 _SHORT_BLOCK = re.compile(rb"(?P<url>filedesc://\S*) - - (?:- )?(?P<length>[0-9]{1,18})\r?\n")
-_CANDIDATE = re.compile(
+CANDIDATE = re.compile(
     rb"[\n>](%s[^\r\n]{0,9000} [0-9A-Fa-f.:-]+ [0-9]{8,17} [^\r\n]{0,300} [0-9]{1,18}\r?\n)" % _SCHEME
 )
 
@@ -54,7 +54,7 @@ def read_arc(path: Path, *, start_bytes: int = 0) -> Iterator[Record | Damage]:
                         yield from _one_record(span, begins)
                     position = size
                 except Damaged as damage:
-                    position = next_start(path, begins + 1, _CANDIDATE, _starts_record)
+                    position = next_start(path, begins + 1, CANDIDATE, starts_record)
                     yield Damage(begins, position - begins, str(damage))
 
 
@@ -64,12 +64,13 @@ def _require_arc(path: Path, stream: BinaryIO, size: int) -> None:
         head = Span(stream, 0).peek(4096) if size else b""
     except Damaged:
         return  # its first member is broken; the others may be whole
-    if not _starts_record(head):
+    if not starts_record(head):
         what = "is empty" if not size else f"is no ARC file: it begins with {head[:20]!r}"
         raise Fault(FaultKind.DATA, str(path), what, next_command="look at it with `file`, and move it aside")
 
 
-def _starts_record(head: bytes) -> bool:
+def starts_record(head: bytes) -> bool:
+    """Whether bytes are the start of an ARC record."""
     return bool(_LINE_1.match(head) or _LINE_2.match(head) or _SHORT_BLOCK.match(head))
 
 

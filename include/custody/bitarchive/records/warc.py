@@ -19,7 +19,7 @@ from custody.bitarchive.records.model import Damage, Damaged, Record
 from custody.faults import Fault, FaultKind, os_errors_as_faults
 
 _VERSION = re.compile(rb"WARC/\d+\.\d+[ \t\r]*\n", re.IGNORECASE)
-_CANDIDATE = re.compile(rb"\n\r?\n(WARC/\d+\.\d+[ \t\r]*\n)", re.IGNORECASE)
+CANDIDATE = re.compile(rb"\n\r?\n(WARC/\d+\.\d+[ \t\r]*\n)", re.IGNORECASE)
 _DIGITS = re.compile(r"[0-9]{1,18}")
 MAX_HEADERS = 1000
 MAX_HEADER_BYTES = 1 << 20
@@ -79,7 +79,7 @@ def _after(path: Path, stream: BinaryIO, last: int, position: int) -> Generator[
         yield from _records_of(span)
         return span.end_bytes
     except Damaged as damage:
-        after = next_start(path, begins + 1, _CANDIDATE, _starts_record)
+        after = next_start(path, begins + 1, CANDIDATE, starts_record)
         if after > begins:
             yield Damage(begins, after - begins, str(damage))
         return after
@@ -95,7 +95,8 @@ def _require_warc(path: Path, stream: BinaryIO, size: int) -> None:
         raise Fault(FaultKind.DATA, str(path), what, next_command="look at it with `file`, and move it aside")
 
 
-def _starts_record(head: bytes) -> bool:
+def starts_record(head: bytes) -> bool:
+    """Whether bytes are the start of a WARC record."""
     return bool(_VERSION.match(head)) and b":" in head
 
 

@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterator
 from contextlib import suppress
 from fcntl import F_SETPIPE_SZ, fcntl
-from pathlib import Path
+from functools import lru_cache
 from typing import IO
 
 from custody.digests import Hasher
@@ -52,6 +52,7 @@ class _Packer:
         self.digests: dict[bytes, str] = {}
         self.sent_bytes = 0
         self._job = job
+        self._root = os.fsencode(job.root)
         self._descriptor = pipe.fileno()
         self._buffer = bytearray()
         self._pace = _Pace(job)
@@ -76,19 +77,19 @@ class _Packer:
         self._flush()
 
     def _add_file(self, entry: Entry) -> None:
-        path = join(os.fsencode(self._job.root), entry.path)
+        path = join(self._root, entry.path)
         try:
             descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
         except OSError as error:
             raise _unreadable(path, error) from error
         try:
-            demand_same(os.fstat(descriptor), entry, Path(os.fsdecode(path)))
+            demand_same(os.fstat(descriptor), entry, path)
             self._buffer += header(entry.path, b"0", entry.mode, size=entry.size_bytes, mtime_ns=entry.mtime_ns)
             hasher = Hasher((self._job.algorithm,))
             for block in self._read(descriptor, entry, path):
                 hasher.update(block)
             self._buffer += _ZEROS[: -entry.size_bytes % _BLOCK]
-            demand_same(os.fstat(descriptor), entry, Path(os.fsdecode(path)))
+            demand_same(os.fstat(descriptor), entry, path)
         finally:
             os.close(descriptor)
         self.digests[entry.path] = hasher.fixity().digests[self._job.algorithm]
@@ -183,7 +184,12 @@ def _pax(key: bytes, value: bytes) -> bytes:
     while length != len(b"%d" % length) + len(key) + len(value) + 3:
         length = len(b"%d" % length) + len(key) + len(value) + 3
     record = b"%d %s=%s\n" % (length, key, value)
-    return _block(b"././@PaxHeader", b"x", 0o644, len(record), 0, b"") + record + _ZEROS[: -len(record) % _BLOCK]
+    return _pax_block(len(record)) + record + _ZEROS[: -len(record) % _BLOCK]
+
+
+@lru_cache(maxsize=64)
+def _pax_block(length: int) -> bytes:
+    return _block(b"././@PaxHeader", b"x", 0o644, length, 0, b"")
 
 
 def _block(name: bytes, kind: bytes, mode: int, size: int, seconds: int, target: bytes) -> bytes:

@@ -1,0 +1,1 @@
+"""Batch jobs over every file of a replica."""

@@ -1,0 +1,85 @@
+"""A replica that keeps checksums only: a text file of lines ``name##md5``; lines are added and never changed."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from custody.bitarchive.names import check_name
+from custody.faults import Fault, FaultKind, os_errors_as_faults
+from custody.ledger.store import disk_place
+from custody.publish import fsync_directory
+
+_LINE = re.compile(r"(\S+)##([0-9a-f]{32})")
+
+
+@dataclass(frozen=True)
+class Checksums:
+    """What is in the file: md5 by name, and the lines that are none."""
+
+    md5: dict[str, str]
+    strangers: tuple[str, ...] = ()
+
+
+class ChecksumReplica:
+    """See the module.
+
+    :param path: the file; made where it is not there yet.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def read(self) -> Checksums:
+        """Every checksum. Faults: DATA where one name has two, CONFIG where there is no file."""
+        with os_errors_as_faults(str(self.path)):
+            text = self.path.read_text("utf-8", "backslashreplace")
+        return self._parse(text)
+
+    def _parse(self, text: str) -> Checksums:
+        found: dict[str, str] = {}
+        strangers = []
+        for line in text.splitlines():
+            match = _LINE.fullmatch(line)
+            if not match:
+                strangers.append(line[:200])  # what a power cut left of a line, for example
+            elif found.setdefault(match[1], match[2]) != match[2]:
+                reason = f"has two checksums for {match[1]}"
+                raise Fault(FaultKind.DATA, str(self.path), reason, next_command="look at both lines by hand")
+        return Checksums(found, tuple(strangers))
+
+    def put(self, name: str, md5: str) -> None:
+        """Add a checksum, durably; the same again is done already. Faults: CONFLICT where the name has another."""
+        check_name(name)
+        with os_errors_as_faults(str(self.path)), self._alone() as descriptor:
+            text = self.path.read_text("utf-8", "backslashreplace")
+            known = self._parse(text).md5.get(name)
+            if known == md5:
+                return
+            if known is not None:
+                raise Fault(FaultKind.CONFLICT, f"{self.path}: {name}", f"is on record with md5 {known}, not {md5}")
+            line = f"{name}##{md5}\n"
+            if text and not text.endswith("\n"):
+                line = "\n" + line
+            os.write(descriptor, line.encode())
+            os.fsync(descriptor)
+
+    @contextmanager
+    def _alone(self) -> Iterator[int]:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            yield descriptor
+            fsync_directory(self.path.parent)
+        finally:
+            os.close(descriptor)
+
+    def place(self, name: str) -> str:
+        """Where a checksum is, as the ledger names places."""
+        return f"{disk_place(self.path)}#{name}"
