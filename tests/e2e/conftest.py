@@ -66,7 +66,7 @@ def rig(running_rig: Rig) -> Iterator[Rig]:
 
 
 def _dags_without_a_clock(directory: Path) -> Path:
-    """The DAGs as they are, but started by nothing but the tests: a run at the full hour would drain their disks too."""
+    """The DAGs as they are, but started by the tests alone: a run at the full hour would drain their disks too."""
     text = (PROJECT / "dags" / "drain.py").read_text()
     scheduled = 'schedule="@hourly"'
     assert text.count(scheduled) == 1

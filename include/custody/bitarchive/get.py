@@ -126,7 +126,7 @@ def _record_at(path: Path, name: str, offset: int, *, shown_offset: int | None =
 def _require_whole(path: Path, name: str, offset: int, where: str) -> None:
     """Read the record once to its end: nobody is handed half of one."""
     for number, item in enumerate(read_records(path, name=name, start_bytes=offset)):
-        if isinstance(item, Damage) and item.offset_bytes == offset:
+        if isinstance(item, Damage) and item.offset_bytes == offset and item.length_bytes:
             raise Fault(FaultKind.DATA, where, f"the record is corrupt: {item.reason}")
         if number:
             return

@@ -21,7 +21,7 @@ from custody.bitarchive.batch.spec import Given, resolve
 from custody.bitarchive.config import replica_for_files
 from custody.bitarchive.jobs.library import LIBRARY
 from custody.bitarchive.states import FileState
-from custody.cli import bitarchive_files
+from custody.cli import bitarchive_cache, bitarchive_files, bitarchive_viewer
 from custody.cli.show import show
 from custody.faults import Fault, FaultKind
 from custody.ledger import run_name
@@ -213,5 +213,5 @@ def jobs() -> None:
     show(("job", "what it does"), rows)
 
 
-for _command in bitarchive_files.COMMANDS:
+for _command in (*bitarchive_files.COMMANDS, *bitarchive_cache.COMMANDS, *bitarchive_viewer.COMMANDS):
     bitarchive.add_command(_command)

@@ -12,7 +12,7 @@ from custody.cli.show import show
 from custody.faults import Fault
 from custody.ledger import Ledger, default_url
 
-ROOMS = ("drain", "tape", "minidvodb", "bitarchive")
+ROOMS = ("drain", "tape", "minidvodb", "bitarchive", "wiki")
 """Verbs that are groups of their own, each a module here; only the one that is asked for is read."""
 
 

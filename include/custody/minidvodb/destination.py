@@ -78,6 +78,7 @@ class Settings(BaseModel):
         pattern="^[A-Za-z0-9@.,-]+$",
         description="of ssh, the first that both know",
     )
+    fan_out: bool = Field(False, description="take databases from another host that has them proven")
     shared_disk: bool = Field(False, description="another destination may be on the same disk")
     dvoverify: str | None = Field(None, description="a program over there that checks a database: PROGRAM DIRECTORY")
     warn_disabled_days: int = Field(7, ge=0, description="a host that is off for longer is reported")

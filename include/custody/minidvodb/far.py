@@ -146,6 +146,9 @@ _SHA256 = "find . -type f -print0 | sort -z | xargs -0 -r sha256sum -z"
 _PROVE = f"""
 cd -P -- "$1" || exit {_MISSING}
 [ -d "$4" ] && [ ! -h "$4" ] || exit {_GONE}
+manifest={PRIVATE}/$3.manifest
+[ -f "$manifest" ] || manifest={PRIVATE}/$2.manifest
+if [ -f "$manifest" ] && [ ! -h "$manifest" ]; then stat -c %s -- "$manifest"; cat -- "$manifest"; else echo 0; fi
 cd -P -- "$4" || exit {_MISSING}
 {_LIST}
 printf '= 0 0 0 \\0\\0'
@@ -248,11 +251,15 @@ class Look:
 
 @dataclass(frozen=True)
 class Proof:
-    """A directory over there, read whole: its fingerprint, its entries, and a digest of every file."""
+    """A directory over there, read whole: its fingerprint, its entries, and a digest of every file.
+
+    ``manifest`` is the text that lies beside it, empty where there is none; nobody vouches for it.
+    """
 
     fingerprint: str
     entries: Snapshot
     digests: dict[bytes, str]
+    manifest: bytes
 
 
 class Published(Enum):
@@ -352,13 +359,15 @@ class Far:
         done = self._run(script, directory, timeout_s=timeout_s, allow=(_GONE,))
         if done.returncode == _GONE:
             return None
-        listing, _, rest = done.stdout.partition(b"\0= 0 0 0 \0\0")  # no link target can look like this
+        length, _, rest = done.stdout.partition(b"\n")
+        manifest, rest = rest[: int(length)], rest[int(length) :]
+        listing, _, rest = rest.partition(b"\0= 0 0 0 \0\0")  # no link target can look like this
         told, _, after = rest.rpartition(b"\0")
         mark = _mark_of(listing + b"\0")
         if mark != after.strip().decode():
             raise CopyFault(FaultCode.VERIFY, self.where, "changed while it was read", next_command="it is tried again")
         read = _parse_rsync if algorithm == "xxh128" else _parse_sha256
-        return Proof(mark, _parse_list(listing + b"\0"), read(told))
+        return Proof(mark, _parse_list(listing + b"\0"), read(told), manifest)
 
     def glance(self) -> str | None:
         """The fingerprint of the published copy, without reading a file; None where there is none."""

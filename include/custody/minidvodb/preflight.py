@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import sqlalchemy as sa
 
 from custody.ledger.store import now
-from custody.minidvodb import dvo, movers, room, tables
+from custody.minidvodb import chain, dvo, movers, room, tables
 from custody.minidvodb.codes import CopyFault, FaultCode
 from custody.minidvodb.destination import identify, record_look
 from custody.minidvodb.far import Look
@@ -27,9 +29,8 @@ def preflight(work: Work) -> None:
     """
     copy = work.copy
     _demand_own_name(work)
-    entries = take_snapshot(copy.source)
-    refuse_writers(copy.source, entries)
-    dvo.check(copy.source, entries)
+    holder = chain.choose(work)
+    entries = chain.manifest_from(work, holder).entries if holder else look_at_source(copy.source)
     far = work.far()
     look = far.probe()
     identify(work.ledger, copy.destination, look.machine, look.filesystem, copy.path)
@@ -39,13 +40,22 @@ def preflight(work: Work) -> None:
     reserve(work, entries, look)
     profile = movers.profile_of(entries, look.staged)
     work.values |= {
-        "mover": movers.choose(profile, look.tools, copy.destination.settings),
+        "holder": holder.destination.name if holder else None,
+        "mover": movers.RELAY if holder else movers.choose(profile, look.tools, copy.destination.settings),
         "profile": {**profile.as_json(), CHECKED_MARK: mark_of(entries)},
         "files": profile.files,
         "bytes": profile.size_bytes,
         "algorithm": copy.destination.settings.digest,
     }
     work.detail |= {"files": profile.files, "bytes": profile.size_bytes, "mover": work.values["mover"]}
+
+
+def look_at_source(root: Path) -> Snapshot:
+    """The database as it lies here: whole, sane, and left alone by everybody. Faults: the SOURCE_ ones."""
+    entries = take_snapshot(root)
+    refuse_writers(root, entries)
+    dvo.check(root, entries)
+    return entries
 
 
 def reserve(work: Work, entries: Snapshot, look: Look) -> None:

@@ -7,6 +7,7 @@ from sqlalchemy.engine import Connection
 from custody.digests import Fixity
 from custody.ledger.store import CopyState as LedgerState
 from custody.ledger.store import disk_place, now
+from custody.minidvodb import chain
 from custody.minidvodb.codes import CopyFault, FaultCode
 from custody.minidvodb.far import Published
 from custody.minidvodb.manifest import mark_of, take_snapshot
@@ -54,6 +55,10 @@ def publish(work: Work) -> None:
 
 def _demand_source(work: Work) -> str:
     """Whether the database is still the one that was sent and verified; returns the mark of the look at it."""
+    holder = chain.holder_of(work)
+    if holder:
+        chain.demand_untouched(work, holder)
+        return ""
     mark = mark_of(take_snapshot(work.copy.source))
     if mark != work.copy.row["profile"].get(CHECKED_MARK):
         work.back_to = CopyStep.QUEUED

@@ -11,7 +11,7 @@ from datetime import timedelta
 from custody import lease
 from custody.faults import Fault, FaultKind
 from custody.ledger.store import now
-from custody.minidvodb import dvo, movers, room
+from custody.minidvodb import chain, dvo, movers, room
 from custody.minidvodb.destination import identify
 from custody.minidvodb.far import Far, Look
 from custody.minidvodb.locks import refuse_writers
@@ -29,7 +29,7 @@ from custody.minidvodb.manifest import (
 )
 from custody.minidvodb.movers import Job, Sent
 from custody.minidvodb.preflight import CHECKED_MARK, reserve
-from custody.minidvodb.records import NOT_RESERVED, CopyStep
+from custody.minidvodb.records import NOT_RESERVED, Copy, CopyStep
 from custody.minidvodb.step import Work, copy_step
 
 _TURN_PAUSE_S = 30
@@ -49,25 +49,51 @@ def send(work: Work) -> None:
     """What the step does; verification calls it again where something arrived wrong."""
     copy = work.copy
     far = work.far()
+    holder = chain.holder_of(work)
+    if holder:
+        _send_from(work, far, holder)
+        return
     entries = take_snapshot(copy.source)
     mark = mark_of(entries)
     if mark != copy.row["profile"].get(CHECKED_MARK):
         dvo.check(copy.source, entries)  # it was written to since the preflight
     work.values["profile"] = {CHECKED_MARK: mark}
-    look = far.open_staging()
-    identify(work.ledger, copy.destination, look.machine, look.filesystem, copy.path)  # it may be unmounted by now
-    if look.target in {"link", "other"}:
-        raise far.taken()
+    look = _open(work, far, entries)
     if look.target == "directory" and not copy.row["may_replace"]:
-        _take_published(work, far, entries)
+        manifest = manifest_of(work, entries)
+        _take_published(work, far, manifest)
+        demand_unchanged(copy.source, entries)
         return
-    if foreign := room.strangers(entries, look.staged):
-        far.remove_staged(sorted(foreign, reverse=True))
-        look = far.open_staging()
     reserve(work, entries, look)
     sent = _move(work, far, entries, look)
     refuse_writers(copy.source, entries)
     _record(work, far, entries, sent)
+
+
+def _open(work: Work, far: Far, entries: Snapshot) -> Look:
+    """The staging directory, on the right disk, with nothing in it that does not belong there."""
+    copy = work.copy
+    look = far.open_staging()
+    identify(work.ledger, copy.destination, look.machine, look.filesystem, copy.path)  # it may be unmounted by now
+    if look.target in {"link", "other"}:
+        raise far.taken()
+    if foreign := room.strangers(entries, look.staged):
+        far.remove_staged(sorted(foreign, reverse=True))
+        look = far.open_staging()
+    return look
+
+
+def _send_from(work: Work, far: Far, holder: Copy) -> None:
+    """The same from another host's proven copy, by its manifest."""
+    manifest = chain.manifest_from(work, holder)
+    work.values["profile"] = {}
+    look = _open(work, far, manifest.entries)
+    if look.target == "directory" and not work.copy.row["may_replace"]:
+        _take_published(work, far, manifest)
+        return
+    reserve(work, manifest.entries, look)
+    sent = _move(work, far, manifest.entries, look, holder)
+    _lay_down(work, far, manifest, sent)
 
 
 @contextmanager
@@ -96,12 +122,12 @@ def turn(work: Work) -> Iterator[None]:
     )
 
 
-def _move(work: Work, far: Far, entries: Snapshot, look: Look) -> Sent:
+def _move(work: Work, far: Far, entries: Snapshot, look: Look, holder: Copy | None = None) -> Sent:
     copy, settings = work.copy, work.copy.destination.settings
     to_send = room.missing(entries, look.staged)
     profile = movers.profile_of(entries, look.staged)
-    name = movers.choose(profile, look.tools, settings)
-    if not settings.mover and _was_cut(to_send, look.staged):
+    name = movers.RELAY if holder else movers.choose(profile, look.tools, settings)
+    if not holder and not settings.mover and _was_cut(to_send, look.staged):
         name = movers.RSYNC  # it takes the file up where it was cut
     work.values["profile"] |= profile.as_json()
     work.values |= {"mover": name, "files": profile.files, "bytes": profile.size_bytes}
@@ -120,7 +146,7 @@ def _move(work: Work, far: Far, entries: Snapshot, look: Look) -> Sent:
         advance=work.advance,
         check=work.held.check,
     )
-    return movers.mover_of(name)(job)
+    return chain.send(work, holder, job) if holder else movers.mover_of(name)(job)
 
 
 def _was_cut(to_send: list[Entry], staged: Snapshot) -> bool:
@@ -154,6 +180,11 @@ def _record(work: Work, far: Far, entries: Snapshot, sent: Sent) -> None:
     manifest = manifest_of(work, entries, dict(sent.digests))
     if work.values["mover"] != movers.STREAM:  # which looks at every file before and after it reads it
         demand_unchanged(work.copy.source, entries)
+    _lay_down(work, far, manifest, sent)
+
+
+def _lay_down(work: Work, far: Far, manifest: Manifest, sent: Sent) -> None:
+    """The manifest, beside what was sent and on record."""
     text = manifest.text()
     far.save_manifest(text)
     work.values |= {
@@ -166,16 +197,14 @@ def _record(work: Work, far: Far, entries: Snapshot, sent: Sent) -> None:
     work.detail |= {"sent_bytes": sent.sent_bytes, "files": manifest.files, "mover": work.values["mover"]}
 
 
-def _take_published(work: Work, far: Far, entries: Snapshot) -> None:
+def _take_published(work: Work, far: Far, manifest: Manifest) -> None:
     """Something has the final name already: it is ours where every byte is equal, and then nothing is sent.
 
     Faults: VERIFY, for a person, where it is different.
     """
-    manifest = manifest_of(work, entries)
     proof = far.prove(manifest.size_bytes, manifest.algorithm, published=True)
     if proof is None or differences(manifest, proof.entries, proof.digests):
         raise far.taken()
-    demand_unchanged(work.copy.source, entries)
     far.clear()
     text = manifest.text()
     far.save_manifest(text)

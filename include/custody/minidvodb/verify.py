@@ -45,11 +45,12 @@ def verify(work: Work) -> None:
 def compare(work: Work, far: Far) -> dict[bytes, str]:
     """What of the staged directory is not as the manifest says; where nothing is, the step's values are set."""
     began = time.monotonic()
-    manifest = read_manifest(work, far)
-    proof = far.prove(manifest.size_bytes, manifest.algorithm)
+    facts = {**work.copy.row, **work.values}
+    proof = far.prove(facts["bytes"], facts["algorithm"])
     if proof is None:
         work.back_to = CopyStep.CHECKED
         raise CopyFault(FaultCode.VERIFY, far.where, "the staged copy is gone", kind=FaultKind.DATA)
+    manifest = believed(work, far, proof.manifest, facts["manifest_sha256"])
     found = differences(manifest, proof.entries, proof.digests)
     if not found:
         demand_publishable(far, manifest, proof)
@@ -85,10 +86,8 @@ def check_by_program(work: Work, far: Far) -> None:
             )
 
 
-def read_manifest(work: Work, far: Far) -> Manifest:
+def believed(work: Work, far: Far, text: bytes, expected: str) -> Manifest:
     """The manifest beside the data, believed only where it is the one on record. Faults: VERIFY."""
-    expected = work.values.get("manifest_sha256") or work.copy.row["manifest_sha256"]
-    text = far.read_manifest()
     if sha256_of(text) != expected:
         work.back_to = CopyStep.CHECKED
         reason = "the manifest beside it is not the one on record" if text else "the manifest beside it is gone"

@@ -176,3 +176,27 @@ def test_checks_find_and_mend(site: Site) -> None:
     assert custody(*command, "--yes").exit_code == 0
     assert far.read_bytes() == content
     assert json.loads(custody("check", "status", "news", "--json").stdout) == []
+
+
+def test_indexes_are_made_listed_verified_and_collected(site: Site) -> None:
+    made = custody("index", "news", "1", "2")
+    assert made.exit_code == 0
+    path = Path(made.stdout.strip())
+    assert (path.name, len(path.read_bytes().splitlines())) == ("1-2-cache", 8)
+    partial = custody("index", "news", "1", "99", "--allow-partial")
+    assert (partial.exit_code, "no data of job 99" in partial.stderr) == (2, True)
+    assert custody("index", "news", "1", "99").exit_code == 1
+    items = [row["item"] for row in json.loads(custody("cache", "ls", "news", "--json").stdout)]
+    assert items == [
+        "cdxj/cdxj-1-cache",
+        "cdxj/cdxj-2-cache",
+        "fullcrawllogindex/1-2-cache",
+        "fullcrawllogindex/1-cache",
+    ]
+    assert custody("cache", "verify", "news").exit_code == 0
+    path.write_bytes(b"x" * path.stat().st_size)
+    assert custody("cache", "verify", "news").exit_code == 2
+    assert custody("cache", "pin", "news", "cdxj/cdxj-1-cache").exit_code == 0
+    assert "2 items deleted" in custody("cache", "gc", "news", "--max-size", "1B").stdout
+    assert [row["item"] for row in json.loads(custody("cache", "ls", "news", "--json").stdout)] == ["cdxj/cdxj-1-cache"]
+    assert custody("cache", "gc", "news", "--max-size", "much").exit_code == 1

@@ -120,27 +120,27 @@ def test_a_file_system_that_becomes_read_only_meanwhile(rig: Rig, mover: str) ->
         assert code_of(fails(rig, copy_id, "transfer")) is FaultCode.DEST_READONLY
 
 
-def test_a_disk_without_room_takes_nothing(rig: Rig) -> None:
-    rig.make(shape=Shape(2, 10_000))  # 3.7 MB
-    rig.host()
-    (copy_id,) = rig.queue()
-    with tmpfs(rig.remote, "size=3m"):
-        fault = fails(rig, copy_id)
+def test_a_disk_without_room_takes_nothing(local_rig: Rig) -> None:
+    local_rig.make(shape=Shape(2, 10_000))  # 3.7 MB
+    local_rig.host()
+    (copy_id,) = local_rig.queue()
+    with tmpfs(local_rig.remote, "size=3m"):
+        fault = fails(local_rig, copy_id)
         assert code_of(fault) is FaultCode.NO_SPACE
         assert fault.kind is FaultKind.CAPACITY
-        assert visible(rig.remote) == []
-        assert os.listdir(rig.remote / ".incoming") == []
+        assert visible(local_rig.remote) == []
+        assert os.listdir(local_rig.remote / ".incoming") == []
 
 
 @pytest.mark.parametrize("mover", ["rsync", "stream"])
-def test_a_disk_that_fills_up_meanwhile_and_then_has_room_again(rig: Rig, mover: str) -> None:
-    source = rig.make(shape=Shape(2, 10_000))
-    rig.host(mover=mover)
-    (copy_id,) = rig.queue()
-    with tmpfs(rig.remote, "size=6m"):
-        rig.do(copy_id, "preflight")
-        ballast = rig.remote / "ballast"
-        real = rig.reach
+def test_a_disk_that_fills_up_meanwhile_and_then_has_room_again(local_rig: Rig, mover: str) -> None:
+    source = local_rig.make(shape=Shape(2, 10_000))
+    local_rig.host(mover=mover)
+    (copy_id,) = local_rig.queue()
+    with tmpfs(local_rig.remote, "size=6m"):
+        local_rig.do(copy_id, "preflight")
+        ballast = local_rig.remote / "ballast"
+        real = local_rig.reach
 
         def slowly(known: object) -> object:
             """Somebody fills the disk after our last look at it."""
@@ -156,147 +156,147 @@ def test_a_disk_that_fills_up_meanwhile_and_then_has_room_again(rig: Rig, mover:
             host.run = run_then_fill  # type: ignore[method-assign, assignment]
             return host
 
-        rig.reach = slowly  # type: ignore[method-assign, assignment]
-        fault = fails(rig, copy_id, "transfer")
+        local_rig.reach = slowly  # type: ignore[method-assign, assignment]
+        fault = fails(local_rig, copy_id, "transfer")
         assert code_of(fault) is FaultCode.NO_SPACE, fault
-        assert visible(rig.remote) == ["ballast"]
+        assert visible(local_rig.remote) == ["ballast"]
         ballast.unlink()
-        rig.reach = real  # type: ignore[method-assign]
-        assert rig.do(copy_id).state is CopyState.FULL
-        assert tree_of(rig.remote / source.name) == tree_of(source)
+        local_rig.reach = real  # type: ignore[method-assign]
+        assert local_rig.do(copy_id).state is CopyState.FULL
+        assert tree_of(local_rig.remote / source.name) == tree_of(source)
 
 
-def test_no_inodes_is_not_no_space(rig: Rig) -> None:
-    copy_id = rig.one()
-    with tmpfs(rig.remote, "size=8m", "nr_inodes=20"):
-        fault = fails(rig, copy_id)
+def test_no_inodes_is_not_no_space(local_rig: Rig) -> None:
+    copy_id = local_rig.one()
+    with tmpfs(local_rig.remote, "size=8m", "nr_inodes=20"):
+        fault = fails(local_rig, copy_id)
         assert code_of(fault) is FaultCode.NO_INODES
         for number in range(16):
-            (rig.remote / str(number)).touch()
-        assert code_of(fails(rig, copy_id)) is FaultCode.NO_INODES
+            (local_rig.remote / str(number)).touch()
+        assert code_of(fails(local_rig, copy_id)) is FaultCode.NO_INODES
 
 
-def test_the_share_in_use_is_a_limit_that_may_be_reached(rig: Rig) -> None:
-    copy_id = rig.one(max_used_pct=50)
-    with tmpfs(rig.remote, "size=4m"):
-        (rig.remote / "ballast").write_bytes(bytes(2 << 20))
-        assert rig.do(copy_id, "preflight").step == "checked"  # 50 % or less
-    rig.set(copy_id, step="queued")
+def test_the_share_in_use_is_a_limit_that_may_be_reached(local_rig: Rig) -> None:
+    copy_id = local_rig.one(max_used_pct=50)
+    with tmpfs(local_rig.remote, "size=4m"):
+        (local_rig.remote / "ballast").write_bytes(bytes(2 << 20))
+        assert local_rig.do(copy_id, "preflight").step == "checked"  # 50 % or less
+    local_rig.set(copy_id, step="queued")
     from custody.minidvodb.destination import forget_identity
 
-    forget_identity(rig.ledger, "ipp022", who="test")
-    with tmpfs(rig.remote, "size=4m"):
-        (rig.remote / "ballast").write_bytes(bytes((2 << 20) + 4096))
-        assert code_of(fails(rig, copy_id)) is FaultCode.NO_SPACE
+    forget_identity(local_rig.ledger, "ipp022", who="test")
+    with tmpfs(local_rig.remote, "size=4m"):
+        (local_rig.remote / "ballast").write_bytes(bytes((2 << 20) + 4096))
+        assert code_of(fails(local_rig, copy_id)) is FaultCode.NO_SPACE
 
 
-def test_a_foreign_link_over_there_is_not_followed(rig: Rig, tmp_path: Path) -> None:
-    copy_id = rig.one()
+def test_a_foreign_link_over_there_is_not_followed(local_rig: Rig, tmp_path: Path) -> None:
+    copy_id = local_rig.one()
     outside = tmp_path / "outside"
     outside.mkdir()
-    (rig.remote / ".incoming").symlink_to(outside)
-    assert code_of(fails(rig, copy_id)) is FaultCode.CONFIG
-    (rig.remote / ".incoming").unlink()
-    (rig.remote / "ThreePi.1").symlink_to(outside)
-    fault = fails(rig, copy_id)
+    (local_rig.remote / ".incoming").symlink_to(outside)
+    assert code_of(fails(local_rig, copy_id)) is FaultCode.CONFIG
+    (local_rig.remote / ".incoming").unlink()
+    (local_rig.remote / "ThreePi.1").symlink_to(outside)
+    fault = fails(local_rig, copy_id)
     assert code_of(fault) is FaultCode.VERIFY
     assert fault.kind is FaultKind.NEEDS_HUMAN
-    (rig.remote / "ThreePi.1").unlink()
-    rig.do(copy_id, "preflight")
-    (rig.remote / f".incoming/ThreePi.1.{copy_id}").symlink_to(outside)
-    assert code_of(fails(rig, copy_id, "transfer")) is FaultCode.CONFIG
+    (local_rig.remote / "ThreePi.1").unlink()
+    local_rig.do(copy_id, "preflight")
+    (local_rig.remote / f".incoming/ThreePi.1.{copy_id}").symlink_to(outside)
+    assert code_of(fails(local_rig, copy_id, "transfer")) is FaultCode.CONFIG
     assert os.listdir(outside) == []
 
 
 @pytest.mark.parametrize("mover", ["rsync", "stream"])
-def test_links_inside_the_staging_directory_lead_nowhere(rig: Rig, tmp_path: Path, mover: str) -> None:
-    source = rig.make()
-    rig.host(mover=mover)
-    (copy_id,) = rig.queue()
+def test_links_inside_the_staging_directory_lead_nowhere(local_rig: Rig, tmp_path: Path, mover: str) -> None:
+    source = local_rig.make()
+    local_rig.host(mover=mover)
+    (copy_id,) = local_rig.queue()
     outside = tmp_path / "outside"
     outside.mkdir()
     (outside / "0000.cpt").write_text("theirs")
-    rig.do(copy_id, "preflight")
-    stage = rig.remote / f".incoming/ThreePi.1.{copy_id}"
+    local_rig.do(copy_id, "preflight")
+    stage = local_rig.remote / f".incoming/ThreePi.1.{copy_id}"
     stage.mkdir()
     (stage / "n0000").symlink_to(outside)
     (stage / "SkyTable.fits").symlink_to(outside / "0000.cpt")
-    assert rig.do(copy_id).state is CopyState.FULL
+    assert local_rig.do(copy_id).state is CopyState.FULL
     assert os.listdir(outside) == ["0000.cpt"]
     assert (outside / "0000.cpt").read_text() == "theirs"
-    assert tree_of(rig.remote / source.name) == tree_of(source)
+    assert tree_of(local_rig.remote / source.name) == tree_of(source)
 
 
-def test_something_else_under_the_name_is_never_written_over(rig: Rig) -> None:
-    copy_id = rig.one()
-    (rig.remote / "ThreePi.1").mkdir()
-    (rig.remote / "ThreePi.1/theirs").write_text("theirs")
-    fault = fails(rig, copy_id)
+def test_something_else_under_the_name_is_never_written_over(local_rig: Rig) -> None:
+    copy_id = local_rig.one()
+    (local_rig.remote / "ThreePi.1").mkdir()
+    (local_rig.remote / "ThreePi.1/theirs").write_text("theirs")
+    fault = fails(local_rig, copy_id)
     assert fault.kind is FaultKind.NEEDS_HUMAN
     assert "--replace" in str(fault)
-    assert (rig.remote / "ThreePi.1/theirs").read_text() == "theirs"
+    assert (local_rig.remote / "ThreePi.1/theirs").read_text() == "theirs"
 
 
-def test_a_missing_source(rig: Rig) -> None:
-    copy_id = rig.one()
-    (rig.home / "minis").rename(rig.home / "gone")
-    assert code_of(fails(rig, copy_id)) is FaultCode.SOURCE_MISSING
+def test_a_missing_source(local_rig: Rig) -> None:
+    copy_id = local_rig.one()
+    (local_rig.home / "minis").rename(local_rig.home / "gone")
+    assert code_of(fails(local_rig, copy_id)) is FaultCode.SOURCE_MISSING
 
 
 @pytest.mark.parametrize("name", BROKEN)
-def test_a_broken_database_is_not_copied(rig: Rig, name: str) -> None:
-    source = rig.make()
+def test_a_broken_database_is_not_copied(local_rig: Rig, name: str) -> None:
+    source = local_rig.make()
     BROKEN[name](source)
-    rig.host()
-    (copy_id,) = rig.queue()
-    fault = fails(rig, copy_id)
+    local_rig.host()
+    (copy_id,) = local_rig.queue()
+    fault = fails(local_rig, copy_id)
     assert code_of(fault) is (FaultCode.SOURCE_LOCKED if name == "locked" else FaultCode.SOURCE_INVALID)
-    assert visible(rig.remote) == []
+    assert visible(local_rig.remote) == []
 
 
 @pytest.mark.parametrize("target", ["/etc/passwd", "../../elsewhere"])
-def test_a_link_that_leads_out_of_the_database_is_refused(rig: Rig, target: str) -> None:
-    source = rig.make()
+def test_a_link_that_leads_out_of_the_database_is_refused(local_rig: Rig, target: str) -> None:
+    source = local_rig.make()
     (source / "n0000/out").symlink_to(target)
-    rig.host()
-    (copy_id,) = rig.queue()
-    fault = fails(rig, copy_id)
+    local_rig.host()
+    (copy_id,) = local_rig.queue()
+    fault = fails(local_rig, copy_id)
     assert code_of(fault) is FaultCode.SOURCE_INVALID
 
 
-def test_a_pipe_in_a_database_is_refused(rig: Rig) -> None:
-    source = rig.make()
+def test_a_pipe_in_a_database_is_refused(local_rig: Rig) -> None:
+    source = local_rig.make()
     os.mkfifo(source / "n0000/pipe")
-    rig.host()
-    (copy_id,) = rig.queue()
-    assert code_of(fails(rig, copy_id)) is FaultCode.SOURCE_INVALID
+    local_rig.host()
+    (copy_id,) = local_rig.queue()
+    assert code_of(fails(local_rig, copy_id)) is FaultCode.SOURCE_INVALID
 
 
-def test_a_write_lock_of_a_process_is_seen(rig: Rig) -> None:
-    copy_id = rig.one()
-    with open(rig.home / "minis/ThreePi.1/n0000/0000.cpm", "r+b") as stream:
+def test_a_write_lock_of_a_process_is_seen(local_rig: Rig) -> None:
+    copy_id = local_rig.one()
+    with open(local_rig.home / "minis/ThreePi.1/n0000/0000.cpm", "r+b") as stream:
         fcntl.lockf(stream, fcntl.LOCK_EX)
-        assert code_of(fails(rig, copy_id)) is FaultCode.SOURCE_LOCKED
-    assert rig.do(copy_id).state is CopyState.FULL
+        assert code_of(fails(local_rig, copy_id)) is FaultCode.SOURCE_LOCKED
+    assert local_rig.do(copy_id).state is CopyState.FULL
 
 
 @pytest.mark.parametrize("mover", ["rsync", "stream"])
-def test_a_source_that_is_written_to_meanwhile_is_not_published(rig: Rig, mover: str) -> None:
-    source = rig.make()
-    rig.host(mover=mover)
-    (copy_id,) = rig.queue()
-    rig.do(copy_id, "preflight", "transfer", "verify")
+def test_a_source_that_is_written_to_meanwhile_is_not_published(local_rig: Rig, mover: str) -> None:
+    source = local_rig.make()
+    local_rig.host(mover=mover)
+    (copy_id,) = local_rig.queue()
+    local_rig.do(copy_id, "preflight", "transfer", "verify")
     path = source / "n0000/0000.cpm"
     before = path.stat()
     content = bytearray(path.read_bytes())
     content[-1] ^= 1
     path.write_bytes(bytes(content))
-    fault = fails(rig, copy_id, "publish")
+    fault = fails(local_rig, copy_id, "publish")
     assert code_of(fault) is FaultCode.SOURCE_CHANGED
-    assert visible(rig.remote) == []
-    assert rig.load(copy_id).step == "queued"
-    assert rig.do(copy_id).state is CopyState.FULL
-    assert tree_of(rig.remote / source.name) == tree_of(source)
+    assert visible(local_rig.remote) == []
+    assert local_rig.load(copy_id).step == "queued"
+    assert local_rig.do(copy_id).state is CopyState.FULL
+    assert tree_of(local_rig.remote / source.name) == tree_of(source)
     assert path.stat().st_ino == before.st_ino
 
 
@@ -351,32 +351,32 @@ def test_a_copy_that_stalls_is_ended_on_both_sides(rig: Rig, sshd: SshServer, mo
     assert visible(rig.remote) == []
 
 
-def test_a_copy_that_takes_too_long_is_ended(rig: Rig) -> None:
-    rig.make(shape=Shape(40, 4000))
-    rig.host(mover="stream", max_rate=1_000_000, base_timeout_s=0.5, min_rate=1_000_000_000)
-    (copy_id,) = rig.queue()
-    assert code_of(fails(rig, copy_id)) is FaultCode.TIMEOUT
+def test_a_copy_that_takes_too_long_is_ended(local_rig: Rig) -> None:
+    local_rig.make(shape=Shape(40, 4000))
+    local_rig.host(mover="stream", max_rate=1_000_000, base_timeout_s=0.5, min_rate=1_000_000_000)
+    (copy_id,) = local_rig.queue()
+    assert code_of(fails(local_rig, copy_id)) is FaultCode.TIMEOUT
 
 
-def test_a_copy_that_is_done_but_not_recorded(rig: Rig) -> None:
-    source = rig.make()
-    rig.host()
-    (copy_id,) = rig.queue()
-    rig.do(copy_id, "preflight", "transfer", "verify")
-    real = rig.ledger.record_proof
+def test_a_copy_that_is_done_but_not_recorded(local_rig: Rig) -> None:
+    source = local_rig.make()
+    local_rig.host()
+    (copy_id,) = local_rig.queue()
+    local_rig.do(copy_id, "preflight", "transfer", "verify")
+    real = local_rig.ledger.record_proof
 
     def refuse(*arguments: object, **keys: object) -> None:
         raise Fault(FaultKind.TRANSIENT, "ledger", "does not answer")
 
-    rig.ledger.record_proof = refuse  # type: ignore[method-assign, assignment]
+    local_rig.ledger.record_proof = refuse  # type: ignore[method-assign, assignment]
     with pytest.raises(CopyFault) as raised:
-        rig.do(copy_id, "publish")
+        local_rig.do(copy_id, "publish")
     assert raised.value.code is FaultCode.DB_UPDATE
     assert raised.value.code.number == 20
-    rig.ledger.record_proof = real  # type: ignore[method-assign]
-    assert tree_of(rig.remote / source.name) == tree_of(source)
-    assert rig.do(copy_id, "publish").state is CopyState.FULL
-    assert rig.events("publish")[-1].detail["found_published"] is True
+    local_rig.ledger.record_proof = real  # type: ignore[method-assign]
+    assert tree_of(local_rig.remote / source.name) == tree_of(source)
+    assert local_rig.do(copy_id, "publish").state is CopyState.FULL
+    assert local_rig.events("publish")[-1].detail["found_published"] is True
 
 
 def test_a_name_that_is_no_directory_is_refused() -> None:

@@ -14,6 +14,7 @@ from typing import Any
 from custody.bitarchive.index.surt import surt
 from custody.bitarchive.names import is_arc
 from custody.bitarchive.records.arc import read_arc
+from custody.bitarchive.records.member import GZIP_MAGIC
 from custody.bitarchive.records.model import Damage, Damaged, Record
 from custody.bitarchive.records.warc import iterate_warc
 
@@ -42,7 +43,8 @@ class _Pending:
 
     offset: int
     head: str
-    tail: str
+    length: int
+    end: str
 
 
 def index_file(path: Path, name: str | None = None) -> Index:
@@ -54,45 +56,55 @@ def index_file(path: Path, name: str | None = None) -> Index:
     index = Index()
     size = path.stat().st_size
     pending: list[_Pending] = []
+    separator = _separator_bytes(path)
     end = f', "filename": {quoted(name)}}}'
     items: Iterator[Any] = read_arc(path) if is_arc(name) else iterate_warc(path)
     for item in items:
         if isinstance(item, Damage):
             pending = [line for line in pending if line.offset != item.offset_bytes]
-            _settle(index, pending, item.offset_bytes, end)
-            index.damages.append(item)
+            if item.length_bytes:
+                _settle(index, pending, item.offset_bytes, separator)
+                index.damages.append(item)
             continue
         offset = item.offset_bytes if isinstance(item, Record) else item.stream_pos
         if pending and pending[0].offset != offset:
-            _settle(index, pending, offset, end)
+            _settle(index, pending, offset, separator)
         index.records += 1
         try:
             line = _line_of_record(item) if isinstance(item, Record) else _line_of_warc(item)
         except (Damaged, OSError):
             continue  # the reader tells of it, with its place, as the next thing
         if line is not None:
-            pending.append(_Pending(offset, *line))
-    _settle(index, pending, size, end)
+            length = item.length_bytes if isinstance(item, Record) else -1
+            pending.append(_Pending(offset, line, length, end))
+    _settle(index, pending, size, separator)
     index.lines.sort()
     return index
 
 
-def _settle(index: Index, pending: list[_Pending], next_offset: int, end: str) -> None:
+def _separator_bytes(path: Path) -> int:
+    """What stands between records: nothing between gzip members, two line ends in a plain WARC file."""
+    with path.open("rb") as stream:
+        return 0 if stream.read(3) == GZIP_MAGIC else 4
+
+
+def _settle(index: Index, pending: list[_Pending], next_offset: int, separator: int) -> None:
     for line in pending:
-        text = f'{line.head}, "length": "{next_offset - line.offset}", "offset": "{line.offset}"{line.tail}{end}'
-        index.lines.append(text.encode())
+        length = line.length if line.length >= 0 else next_offset - line.offset - separator
+        text = f'{line.head}, "length": "{length}", "offset": "{line.offset}"{line.end}'
+        index.lines.append(text.encode("utf-8", "surrogateescape"))
     pending.clear()
 
 
-def _line_of_warc(record: Any) -> tuple[str, str] | None:
-    """From FastWARC's own record: what comes before and after length and offset."""
+def _line_of_warc(record: Any) -> str | None:
+    """The line of one of FastWARC's own records, up to length and offset."""
     headers: dict[str, str] = {}
     for name, value in record.headers:
         headers.setdefault(name.lower(), value)
     return _line(headers, record.reader, record.content_length)
 
 
-def _line_of_record(record: Record) -> tuple[str, str] | None:
+def _line_of_record(record: Record) -> str | None:
     if not record.is_arc:
         return _line(record.headers, record.content, record.content_length)
     if record.kind == "filedesc":
@@ -108,7 +120,7 @@ def _line_of_record(record: Record) -> tuple[str, str] | None:
     return _text(url, record.date, mime, "", status, _sha1(rest, record.content), "")
 
 
-def _line(headers: Any, content: Any, length: int) -> tuple[str, str] | None:
+def _line(headers: Any, content: Any, length: int) -> str | None:
     kind = headers.get("warc-type", "")
     if kind in _SKIPPED:
         return None
@@ -145,9 +157,7 @@ def _timestamp(date: str) -> str:
     return date[0:4] + date[5:7] + date[8:10] + date[11:13] + date[14:16] + date[17:19]
 
 
-def _text(
-    url: str, timestamp: str, mime: str, detected: str, status: str, digest: str, metadata: str
-) -> tuple[str, str]:
+def _text(url: str, timestamp: str, mime: str, detected: str, status: str, digest: str, metadata: str) -> str:
     try:
         key = surt(url)
     except ValueError:  # a port that is none: it is found under itself
@@ -164,7 +174,7 @@ def _text(
         parts.append(f'"status": {_quoted(status)}')
     if digest and digest != "-":
         parts.append(f'"digest": {_quoted(digest)}')
-    return f"{key} {timestamp} {{{', '.join(parts)}", ""
+    return f"{key} {timestamp} {{{', '.join(parts)}"
 
 
 def _quoted(text: str) -> str:

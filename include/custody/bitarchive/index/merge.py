@@ -67,7 +67,7 @@ def merge(parts: Sequence[Path], out: BinaryIO) -> int:
         opened = []
         for path in parts:
             with os_errors_as_faults(str(path)):
-                streams.append(path.open("rb", buffering=0))  # type: ignore[arg-type]
+                streams.append(path.open("rb", buffering=0))
             opened.append(_Part(path, streams[-1], block_bytes))
         for lines in _rounds(opened):
             out.write(b"\n".join(lines) + b"\n")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 import socket
+from contextlib import suppress
 from functools import lru_cache
 from urllib.parse import SplitResultBytes, quote_from_bytes, unquote_to_bytes
 
@@ -99,10 +100,8 @@ def _clean_host(host: bytes) -> bytes:
     try:
         host.decode("ascii")
     except UnicodeDecodeError:
-        try:
+        with suppress(UnicodeError):
             host = host.decode("utf-8", "ignore").encode("idna")
-        except UnicodeError:
-            pass
     host = host.replace(b"..", b".").strip(b".")
     return _address(host) or _escaped(host.lower())
 

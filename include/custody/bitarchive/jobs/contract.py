@@ -141,7 +141,8 @@ class RecordBatchJob(FileBatchJob):
                     if held is not None and held.offset_bytes == item.offset_bytes:
                         _forget(pending)
                         file.records_done -= 1
-                    file.problems.append(Problem(item.offset_bytes, item.length_bytes, item.reason, written))
+                    if item.length_bytes:
+                        file.problems.append(Problem(item.offset_bytes, item.length_bytes, item.reason, written))
                     held = None
                     continue
                 written += _commit(pending, out)

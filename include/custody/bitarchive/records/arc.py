@@ -108,5 +108,6 @@ def _one_record(span: Span, offset_bytes: int) -> Iterator[Record]:
         content=body,
         headers=fields,
         is_arc=True,
+        length_bytes=-1 if span.is_gzip else len(line) + body.left,
     )
     body.drain()

@@ -28,7 +28,7 @@ class Damage:
     """A stretch of a file that holds no whole record.
 
     One that begins where the record handed out before it begins takes that record back: it was found broken only when
-    it had been read to its end.
+    it had been read to its end. One of length 0 is no damage: the record before it was misread, and comes again.
 
     :param offset_bytes: where it begins in the file.
     :param length_bytes: up to the next whole record, or the end of the file.
@@ -69,6 +69,7 @@ class Record:
     :param mime: the record's own content type, as written.
     :param headers: as written, by name in lower case; of ARC the fields of its line.
     :param content: the block: HTTP head and payload of a response.
+    :param length_bytes: of head and content in an ARC file that is not compressed; else -1.
     """
 
     offset_bytes: int
@@ -81,6 +82,7 @@ class Record:
     content: Content
     headers: Mapping[str, str] = field(default_factory=dict)
     is_arc: bool = False
+    length_bytes: int = -1
 
     @property
     def holds_http(self) -> bool:

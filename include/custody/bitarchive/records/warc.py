@@ -44,12 +44,12 @@ def iterate_warc(path: Path, *, start_bytes: int = 0) -> Iterator[Any]:
             slow = _shares_members(stream, start_bytes)
             position = start_bytes
             while position < size:
-                last = -1
+                last = None
                 if not slow:
                     stream.seek(position)
                     try:
                         for record in ArchiveIterator(stream, parse_http=False):
-                            last = record.stream_pos
+                            last = record
                             yield record
                     except (OSError, ValueError):
                         pass  # what stopped it is found below, exactly
@@ -68,13 +68,16 @@ def _shares_members(stream: BinaryIO, position: int) -> bool:
         return False
 
 
-def _after(path: Path, stream: BinaryIO, last: int, position: int) -> Generator[Record | Damage, None, int]:
+def _after(path: Path, stream: BinaryIO, last: Any, position: int) -> Generator[Record | Damage, None, int]:
     """Say what is to be said where FastWARC stopped; returns where to go on."""
-    begins = last if last >= 0 else position
+    begins = position if last is None else last.stream_pos
     try:
-        if last >= 0:
-            begins = _end_of(Span(stream, last))
-            last = -1
+        if last is not None:
+            end, length = _look_at(Span(stream, begins))
+            if length == last.content_length:
+                begins = end
+            else:
+                yield Damage(begins, 0, "misread")
         span = Span(stream, begins)
         yield from _records_of(span)
         return span.end_bytes
@@ -139,11 +142,12 @@ def read_head(span: Span) -> Head:
     return Head(headers, int(length))
 
 
-def _end_of(span: Span) -> int:
-    """Where the next stretch begins, every record of this one looked at. Raises Damaged."""
-    for _record_of_it in _records_of(span):
-        pass
-    return span.end_bytes
+def _look_at(span: Span) -> tuple[int, int]:
+    """Where the next stretch begins, every record of this one looked at, and the last one's length. Raises Damaged."""
+    length = -1
+    for record in _records_of(span):
+        length = record.content_length
+    return span.end_bytes, length
 
 
 def _records_of(span: Span) -> Iterator[Record]:

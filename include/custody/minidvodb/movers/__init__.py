@@ -17,7 +17,7 @@ from custody.minidvodb.destination import Settings
 from custody.minidvodb.far import Far
 from custody.minidvodb.manifest import FILE, Entry, Snapshot
 
-RSYNC, STREAM = "rsync", "stream"
+RSYNC, STREAM, RELAY = "rsync", "stream", "relay"
 SMALL_MEAN_BYTES = 8 << 20
 """Below this mean size a stream wins; above it the gain is small, and losing half a file to a kill is not."""
 

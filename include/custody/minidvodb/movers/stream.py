@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import os
 import shlex
+import subprocess
+import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from fcntl import F_SETPIPE_SZ, fcntl
 from functools import lru_cache
 from typing import IO
 
 from custody.digests import Hasher
-from custody.host import SshHost, classify_ssh
+from custody.host import Host, SshHost, classify_ssh
 from custody.minidvodb.codes import CopyFault, FaultCode, classify_saying, from_ssh
-from custody.minidvodb.manifest import DIRECTORY, FILE, Entry, demand_same, join
+from custody.minidvodb.manifest import DIRECTORY, FILE, Entry, chunks, demand_same, join
 from custody.minidvodb.movers import Job, Sent
 from custody.minidvodb.movers.process import Program, running
 
@@ -29,11 +31,7 @@ _UNTAR += ["--record-size=262144", "--read-full-records", "--no-selinux", "--no-
 
 def send(job: Job) -> Sent:
     """See :class:`Mover`."""
-    argv = job.far.writer(_UNTAR)
-    host = job.far.host
-    if isinstance(host, SshHost):
-        argv = [*host.ssh_command(), host.name, "--", shlex.join(argv)]
-    with running(argv, job) as program:
+    with running(_on(job.far.host, job.far.writer(_UNTAR)), job) as program:
         assert program.process.stdin
         packer = _Packer(job, program.process.stdin)
         with suppress(BrokenPipeError):  # its end says why
@@ -43,6 +41,46 @@ def send(job: Job) -> Sent:
         if program.process.returncode and program.fault is None:
             raise _fault(job, program)
     return Sent(packer.sent_bytes, packer.digests)
+
+
+def relay(job: Job, source: Host, argv: Sequence[str]) -> int:
+    """Send entries that a program on another machine packs, through this one; returns the bytes that travelled.
+
+    :param source: the machine they are on.
+    :param argv: reads names, NUL-ended, and writes a tar stream.
+    """
+    listed = b"".join(chunks(b"./" + entry.path for entry in job.entries))
+    with running(_on(job.far.host, job.far.writer(_UNTAR)), job) as program, tempfile.TemporaryFile() as names:
+        names.write(listed)
+        names.seek(0)
+        pipe = program.process.stdin
+        assert pipe
+        pace, sent = _Pace(job), 0
+        with subprocess.Popen(_on(source, argv), stdin=names, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as packer:
+            assert packer.stdout and packer.stderr
+            try:
+                while block := packer.stdout.read(_BUFFER_BYTES):
+                    view = memoryview(block)
+                    while view:
+                        count = os.write(pipe.fileno(), view[: pace.allow(len(view))])
+                        view = view[count:]
+                        sent += count
+                        job.moved(count)
+            except BrokenPipeError:
+                packer.terminate()  # the end of the one that writes says why
+            complaint = packer.stderr.read().decode("utf-8", "replace")
+        pipe.close()
+        program.process.wait()
+        if program.process.returncode and program.fault is None:
+            raise _fault(job, program)
+    if packer.returncode:
+        raise classify_saying(f"{source.name}, as the source", complaint, exit_status=packer.returncode)
+    return sent
+
+
+def _on(host: Host, argv: Sequence[str]) -> list[str]:
+    """An argument vector that runs there."""
+    return [*host.ssh_command(), host.name, "--", shlex.join(argv)] if isinstance(host, SshHost) else list(argv)
 
 
 class _Packer:

@@ -21,6 +21,7 @@ from isal import isal_zlib
 
 from custody.digests import BLOCK_BYTES, Fixity, Hasher, blocks, reading
 from custody.faults import Fault, FaultKind
+from custody.wiki_dump.bz2.bits import footer, mapped
 from custody.wiki_dump.commands import Command, Feed, Pipeline
 
 SUMS = ("md5", "sha1", "sha256")
@@ -192,6 +193,9 @@ def verify(path: Path, *, tools: Tools | None = None, name: str | None = None) -
         _read_7z(path, hasher, judge, tools)
     elif name.endswith(".bz2") and tools.lbzip2:
         _read_piped(path, hasher, judge, tools.lbzip2)
+        with mapped(path) as data:
+            if footer(data) is None:  # lbzip2 says nothing of bytes behind the end
+                raise _bad(str(path), "has something behind its end, or is cut")
     else:
         with reading(path) as descriptor:
             for plain in decompressed(_hashed(descriptor, hasher), name, str(path)):

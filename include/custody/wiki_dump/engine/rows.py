@@ -98,12 +98,7 @@ class SqliteRows:
             while rows := cursor.fetchmany(FETCH):
                 yield from rows
         except sqlite3.Error as error:
-            kind = (
-                FaultKind.DATA
-                if isinstance(error, sqlite3.DatabaseError) and _is_corrupt(error)
-                else FaultKind.TRANSIENT
-            )
-            raise Fault(kind, self.name, f"cannot be read ({error})") from error
+            raise Fault(_sqlite_kind(error), self.name, f"cannot be read ({error})") from error
 
     def number(self, column: str) -> str:
         """See :class:`Rows`."""
@@ -129,8 +124,10 @@ class SqliteRows:
         self._connection.close()
 
 
-def _is_corrupt(error: sqlite3.Error) -> bool:
-    return getattr(error, "sqlite_errorcode", 0) & 0xFF in {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
+def _sqlite_kind(error: sqlite3.Error) -> FaultKind:
+    if getattr(error, "sqlite_errorcode", 0) & 0xFF in {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}:
+        return FaultKind.DATA
+    return FaultKind.CONFIG if str(error).startswith("no such ") else FaultKind.TRANSIENT
 
 
 class MysqlRows:
