@@ -10,12 +10,9 @@ from pathlib import Path
 import yaml
 
 from custody.ledger import Ledger
-from custody.ledger.tables import metadata
-from custody.wiki_dump import farm_config, tables
+from custody.wiki_dump import farm_config
 from custody.wiki_dump.farm_config import FarmConfig
 from custody_demo.wiki_sample import make_sample_wiki
-
-assert tables.run is not None  # importing it declares the tables
 
 CONF = """[wiki]
 dblist={home}/all.dblist
@@ -83,8 +80,6 @@ def make_farm(home: Path, ledger_url: str | None = None) -> FarmSite:
     """A farm without wikis; ``$CUSTODY_CONFIG_DIR`` must be ``home/config``."""
     home.mkdir(parents=True, exist_ok=True)
     ledger = Ledger.upgrade(ledger_url or f"sqlite:///{home}/ledger.sqlite")
-    with ledger.begin() as connection:
-        metadata.create_all(connection)  # the tables of the room, until their migration is there
     site = FarmSite(home, ledger)
     site.configure()
     site.lists([])

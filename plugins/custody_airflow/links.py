@@ -35,5 +35,10 @@ def room_page(config: str | None = None) -> str:
     return f"{_base()}{_FRAME}/drain" + (f"?config={quote(config, safe='')}" if config else "")
 
 
+def page_of(path: str) -> str:
+    """Any page of ours, by its path below the root of the pages."""
+    return f"{_base()}{_FRAME}{path}"
+
+
 def _base() -> str:
     return urlsplit(conf.get("api", "base_url", fallback="")).path.rstrip("/")

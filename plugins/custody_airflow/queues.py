@@ -16,6 +16,7 @@ it never raises, never asks the database, and reads a configuration again only a
 
 from __future__ import annotations
 
+import configparser
 import errno
 import logging
 import os
@@ -43,6 +44,9 @@ ROOMS = {
     "tape_backup": "tape",
 }
 """Directory below the configuration directory, by DAG id."""
+
+SUFFIXES = {"tape": ".conf"}
+"""How the files of a room end that are no YAML: INI with a section ``[default]``, as the old tool has them."""
 
 ALL = "all"
 """The configuration of a run that only starts one run for each of the others."""
@@ -86,7 +90,7 @@ def config_path(dag_id: str, conf: Any) -> Path | None:
     name = conf.get("config") if isinstance(conf, dict) else None
     if room is None or not isinstance(name, str) or name == ALL or not _CONFIG_NAME.fullmatch(name):
         return None
-    return config_dir() / room / f"{name}.yml"
+    return config_dir() / room / f"{name}{SUFFIXES.get(room, '.yml')}"
 
 
 def read_placement(path: Path) -> Placement:
@@ -98,13 +102,14 @@ def read_placement(path: Path) -> Placement:
         if known is not None and known[0] == stamp:
             return known[1]
         content = _read(path, found)
+        parse = _parse_ini if path.suffix == ".conf" else _parse
     except OSError as error:
         # Not remembered: giving the file other permissions changes nothing of its stamp.
         _warn_once(f"{path}: {error.strerror}; the tasks of its runs stay on the default queue")
         return NOWHERE
     try:
-        placement = _parse(content)
-    except (ValueError, RecursionError, yaml.YAMLError) as error:
+        placement = parse(content)
+    except (ValueError, RecursionError, yaml.YAMLError, configparser.Error) as error:
         _warn_once(f"{path}: {' '.join(str(error).split())}; the tasks of its runs stay on the default queue")
         placement = NOWHERE
     if len(_remembered) >= _MAX_REMEMBERED:
@@ -132,10 +137,20 @@ def _read(path: Path, found: os.stat_result) -> bytes:
     return path.read_bytes()
 
 
+def _parse_ini(content: bytes) -> Placement:
+    reader = configparser.ConfigParser(interpolation=None, default_section="\0", inline_comment_prefixes=None)
+    reader.read_string(content.decode("utf-8"))
+    return _placement(dict(reader["default"]) if "default" in reader else {})
+
+
 def _parse(content: bytes) -> Placement:
     document = yaml.safe_load(content)
     if not isinstance(document, dict):
         raise ValueError("holds no mapping of keys to values")
+    return _placement(document)
+
+
+def _placement(document: dict[Any, Any]) -> Placement:
     said = {field.name: document.get(field.name) for field in fields(Placement)}
     for key, value in said.items():
         if value is not None and not (isinstance(value, str) and _PLACE_NAME.fullmatch(value)):

@@ -21,7 +21,7 @@ def viewer(archive_name: str, host: str, port: int, pywb_port: int, install: boo
 
     archive = Archive.open(archive_name)
     if install:
-        click.echo(server.install_pywb(archive))
+        click.echo(server.install_pywb(server.environment_of(archive)))
         return
     if seeds is not None:
         for url in sorted(Sessions(server.home_of(archive) / "sessions").read(seeds).missing):

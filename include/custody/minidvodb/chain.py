@@ -119,6 +119,6 @@ def send(work: Work, holder: Copy, job: Job) -> Sent:
 
 def reader(there: Far) -> Sequence[str]:
     """The argument vector over there that packs the names on its standard input."""
-    argv = ["tar", "--create", "--file=-", "--format=pax", "--no-recursion", "--null", "--verbatim-files-from"]
-    argv += ["--files-from=-", "--record-size=262144", f"--directory={os.fspath(there.path / there.name)}"]
+    argv = ["tar", "--create", "--file=-", "--format=pax", f"--directory={os.fspath(there.path / there.name)}"]
+    argv += ["--no-recursion", "--null", "--verbatim-files-from", "--files-from=-", "--record-size=262144"]
     return ["env", "LC_ALL=C", *argv]

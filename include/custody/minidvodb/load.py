@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 import sqlalchemy as sa
 
 from custody import lease
 from custody.ledger import Ledger
 from custody.ledger.store import now
+from custody.ledger.tables import lease as leases
 from custody.minidvodb import switches, tables
 from custody.minidvodb.destination import Settings
 from custody.minidvodb.records import CopyState, CopyStep, lease_of
@@ -18,7 +19,7 @@ from custody.minidvodb.switches import Stage
 
 DEFAULT_LIMIT = 32
 IN_HAND = timedelta(minutes=10)
-"""A copy that went a step in this time is another run's, which is between two tasks."""
+"""A copy that ended a step in this time is another run's, which is between two tasks."""
 
 
 @dataclass(frozen=True)
@@ -75,9 +76,8 @@ def choose(
     closed = {row.name for row in {row.name: row for row in rows}.values() if not Settings(**row.settings).may_run(at)}
     waiting = [row for row in rows if row.name not in closed]
     chosen = _in_turn([Pending(row[0], row[4], row[5], row[6], row[1]) for row in waiting], len(waiting))
-    in_hand = {row[0] for row in waiting if row.step != CopyStep.QUEUED and at - row.epoch < IN_HAND}
-    if copy_id is not None:
-        in_hand = set()
+    recent = {row[0]: row.epoch for row in waiting if row.step != CopyStep.QUEUED and at - row.epoch < IN_HAND}
+    in_hand = _between_steps(ledger, recent) if copy_id is None else set()
     found: list[Pending] = []
     for start in range(0, len(chosen), 200):
         some = [one for one in chosen[start : start + 200] if one.id not in in_hand]
@@ -86,6 +86,15 @@ def choose(
         if len(found) >= limit:
             break
     return found[:limit]
+
+
+def _between_steps(ledger: Ledger, changed: dict[int, datetime]) -> set[int]:
+    """Which of these copies another run goes on with; one whose step was begun and never ended was killed in it."""
+    names = {lease_of(number): number for number in changed}
+    query = sa.select(leases.c.name, leases.c.taken_at).where(leases.c.name.in_(list(names)))
+    with ledger.read() as connection:
+        killed = {names[row.name] for row in connection.execute(query) if row.taken_at > changed[names[row.name]]}
+    return set(changed) - killed
 
 
 def _in_turn(pending: list[Pending], limit: int) -> list[Pending]:

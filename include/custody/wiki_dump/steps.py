@@ -347,8 +347,9 @@ def plan_parts(work: Work) -> list[int]:
     """Divide what the text jobs make, by the stubs; returns the numbers of the files that are still to be made."""
     run = work.run
     found: list[tuple[int, int]] = []
-    stubs = _stub_files(work)
-    for job in jobs_to_do(work, Stage.TEXT):
+    todo = jobs_to_do(work, Stage.TEXT)
+    stubs = _stub_files(work) if todo else []
+    for job in todo:
         dump, kind, compression = OUTPUTS[job.name]
         for each in _ranges(run, stubs, STUBS_OF[job.name]):
             name = file_name(run, dump, kind, compression, each)

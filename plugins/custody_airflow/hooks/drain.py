@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 
-from airflow.sdk import BaseHook, Connection
-from airflow.sdk.exceptions import AirflowNotFoundException
+from airflow.sdk import Connection
 from airflow.sdk.log import mask_secret
 
 from custody.drain.config import Destination, DrainConfig, TargetKind, Transfer
 from custody.drain.targets import Target
 from custody.faults import Fault, FaultKind
+from custody_airflow.hooks.ssh import SSH_ARGUMENTS, connection_of, ssh_target_of
 
 
 def targets_of(config: DrainConfig) -> list[Target]:
@@ -73,12 +72,7 @@ def _address(connection: Connection) -> str | None:
 
 
 def _connection(place: Destination, conn_type: str, arguments: str) -> Connection:
-    try:
-        return BaseHook.get_connection(place.connection_id)
-    except AirflowNotFoundException as error:
-        command = f"airflow connections add {place.connection_id} --conn-type {conn_type} {arguments}"
-        subject = f"connection {place.connection_id}"
-        raise Fault(FaultKind.CONFIG, subject, "is not known to Airflow", next_command=command) from error
+    return connection_of(place.connection_id, conn_type, arguments)
 
 
 def _thumper(config: DrainConfig, place: Destination) -> Target:
@@ -88,25 +82,12 @@ def _thumper(config: DrainConfig, place: Destination) -> Target:
     (user@host:port of this machine as seen from there) and, over there, ``pull_key_file`` and ``pull_known_hosts``.
     """
     from custody.drain.targets.thumper import PullFrom, ThumperTarget
-    from custody.host import SshHost, SshTarget
+    from custody.host import SshHost
 
-    arguments = '--conn-host HOST --conn-login USER --conn-extra \'{"host_key": "ssh-ed25519 AAAA…", "key_file": "…"}\''
-    connection = _connection(place, "ssh", arguments)
+    connection = _connection(place, "ssh", SSH_ARGUMENTS)
     subject = f"connection {place.connection_id}"
     extra = connection.extra_dejson
-    if not connection.host:
-        raise Fault(FaultKind.CONFIG, subject, "has no host")
-    if extra.get("private_key"):
-        mask_secret(extra["private_key"])
-    port = connection.port or 22
-    address = SshTarget(
-        host=connection.host,
-        host_key=extra.get("host_key") or "",
-        user=connection.login or None,
-        port=port,
-        key_file=Path(extra["key_file"]) if extra.get("key_file") else None,
-        private_key=extra.get("private_key") or None,
-    )
+    address = ssh_target_of(connection)
     pull_from = None
     if place.transfer is Transfer.PULL:
         if not extra.get("pull_from"):
@@ -119,7 +100,7 @@ def _thumper(config: DrainConfig, place: Destination) -> Target:
     return ThumperTarget(
         SshHost(address),
         place.remote_dir,
-        port=port,
+        port=address.port,
         pull_from=pull_from,
         pacing=config.pacing,
         connections=config.upload_connections,

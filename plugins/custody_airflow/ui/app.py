@@ -25,6 +25,8 @@ from custody_airflow.ui.rooms import rooms
 
 MAX_NAME = 512
 MAX_FOUND = 200
+_NOT_THERE = ("series ", "copy ", "state ", "tape ")
+"""Subjects of faults that say that there is nothing of that name."""
 
 app = FastAPI(
     title="Custody", dependencies=[NEEDS_LOGIN], docs_url=None, redoc_url=None, openapi_url=None, redirect_slashes=False
@@ -91,7 +93,7 @@ for _room in rooms():
 @app.exception_handler(Fault)
 def _show_fault(request: Request, fault: Fault) -> Response:
     """One line and the next command, in the form that was asked for."""
-    status = 404 if fault.kind is FaultKind.CONFIG and fault.subject.startswith(("series ", "state ")) else 503
+    status = 404 if fault.kind is FaultKind.CONFIG and fault.subject.startswith(_NOT_THERE) else 503
     if _is_for_programs(request):
         content = {"fault": fault.kind, "text": str(fault), "next_command": fault.next_command}
         return JSONResponse(content, status_code=status, headers=HEADERS)

@@ -379,23 +379,55 @@ def test_files_are_bucketed_by_bytes_and_node(site: Site) -> None:
     ]
 
 
-def test_a_run_that_was_killed_goes_on_and_ends_with_the_same_bytes(site: Site) -> None:
-    slow = HOOKS.replace('print("printed', 'import time; time.sleep(0.4); print("printed')
-    expected = site.run(site.job(slow), key="whole")
-    assert expected.output
-    site.reconfigure(workers=1)
-    made = plan.create(site.archive, resolve(site.job(slow)), Request(), key="killed", who="test")
-    program = textwrap.dedent(f"""
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
+def test_a_run_that_is_ended_takes_its_job_with_it_at_once(site: Site, how: signal.Signals) -> None:
+    mark = f"custody-mark-{os.getpid()}-{how}"
+    script = site.job(f"#!/bin/sh\necho half\nexec sh -c 'sleep 600; true {mark}'\n", "slow.sh")
+    made = plan.create(site.archive, resolve(script), Request(), key="ended", who="test")
+
+    def runs() -> bool:
+        found = subprocess.run(["pgrep", "-f", mark], capture_output=True, check=False)
+        return found.returncode == 0
+
+    process = subprocess.Popen([sys.executable, "-c", run_all_of(site, made.id)], env=os.environ)
+    deadline = time.monotonic() + 30
+    while not runs() and time.monotonic() < deadline:
+        time.sleep(0.1)
+    process.send_signal(how)
+    start = time.monotonic()
+    process.wait()
+    while runs() and time.monotonic() - start < 10:
+        time.sleep(0.05)
+    assert not runs()
+    assert time.monotonic() - start < 10
+    lines = list(finish.lines(site.archive, made.id))
+    assert not any(line.state.has_output for line in lines)
+    with pytest.raises(Fault, match="files wait to be processed"):
+        finish.collect(site.archive, made.id, who="test")
+
+
+def run_all_of(site: Site, batch_id: int) -> str:
+    """A program that runs every bucket of a batch."""
+    return textwrap.dedent(f"""
         from custody.bitarchive.archive import Archive
         from custody.bitarchive.batch import plan, work
         from custody.bitarchive.config import ArchiveConfig
         from custody.ledger import Ledger
         config = ArchiveConfig.model_validate_json({site.archive.config.model_dump_json()!r})
         archive = Archive("news", config, Ledger.open({site.archive.ledger.url!r}))
-        for bucket in plan.buckets_to_run(archive, {made.id}):
-            work.run_bucket(archive, {made.id}, bucket.number)
+        for bucket in plan.buckets_to_run(archive, {batch_id}):
+            work.run_bucket(archive, {batch_id}, bucket.number)
         print("whole")
     """)
+
+
+def test_a_run_that_was_killed_goes_on_and_ends_with_the_same_bytes(site: Site) -> None:
+    slow = HOOKS.replace('print("printed', 'import time; time.sleep(0.4); print("printed')
+    expected = site.run(site.job(slow), key="whole")
+    assert expected.output
+    site.reconfigure(workers=1)
+    made = plan.create(site.archive, resolve(site.job(slow)), Request(), key="killed", who="test")
+    program = run_all_of(site, made.id)
     kills = 0
     for patience_s in (0.9, 1.3, 1.8, 2.4, 60):
         process = subprocess.Popen(

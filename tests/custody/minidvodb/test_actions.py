@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -15,12 +16,14 @@ from custody import lease
 from custody.cli.main import main
 from custody.faults import Fault, FaultKind
 from custody.ledger.store import now
+from custody.ledger.tables import event
 from custody.minidvodb import actions, audit, destination, report, switches
 from custody.minidvodb.actions import Selection
 from custody.minidvodb.codes import FaultCode
 from custody.minidvodb.records import lease_of
 from custody.minidvodb.retire import retire
-from minidvodb_rig import GROUP, HOST, WHO, Rig, tree_of, visible
+from custody.minidvodb.ssh import SharedSshHost
+from minidvodb_rig import GROUP, HOST, WHO, Rig, target_of, tree_of, visible
 
 
 def damage(path: Path) -> None:
@@ -275,3 +278,37 @@ def test_where_a_database_is_and_what_proves_it(local_rig: Rig) -> None:
     there = found[f"ssh://{HOST}{local_rig.remote}/ThreePi.1"]
     assert (there.state, there.proof) == ("proven", "manifest")
     assert there.identity == f"sha256:{local_rig.load(copy_id).row['manifest_sha256']}"
+
+
+def test_what_is_on_record_of_a_failure_and_of_a_success(local_rig: Rig) -> None:
+    copy_id = local_rig.one(dvoverify="/bin/false")
+    with pytest.raises(Fault):
+        local_rig.do(copy_id)
+    row = local_rig.load(copy_id).row
+    assert row["dtime"] > 0
+    assert (row["exit_status"], row["attempts"]) == (1, 1)
+    assert row["started_at"] < row["ended_at"] <= row["epoch"]
+    destination.put(local_rig.ledger, HOST, who=WHO, settings={"dvoverify": None})
+    row = local_rig.do(copy_id).row
+    assert (row["fault"], row["fault_text"], row["attempts"], row["stderr_tail"]) == (0, None, 0, None)
+    assert (row["files"], row["mover"]) == (11, "stream")
+    assert 0 < row["bytes"] < row["sent_bytes"]
+    assert row["verify_s"] > 0
+    (line,) = actions.select(local_rig.ledger)
+    assert line.rate_bytes_s == row["bytes"] / row["dtime"]
+
+
+def test_a_key_is_in_no_argument_and_in_no_record(rig: Rig) -> None:
+    assert rig.sshd
+    secret = rig.sshd.key_file.read_text()
+    target = replace(target_of(rig.sshd), key_file=None, private_key=secret)
+    host = SharedSshHost(target)
+    rig.reach = lambda known: host  # type: ignore[method-assign, assignment]
+    copy_id = rig.one()
+    assert rig.do(copy_id).state == "full"
+    body = secret.splitlines()[1]
+    assert body not in " ".join(SharedSshHost(target).ssh_command())
+    assert body not in repr(target)
+    assert body.encode() not in (rig.home / "minidvodb.sqlite").read_bytes()
+    with rig.ledger.read() as connection:
+        assert body not in str(connection.execute(event.select()).all())

@@ -84,6 +84,8 @@ def test_what_is_visible_is_whole_at_random_kills(rig: Rig, mover: str) -> None:
             assert tree_of(rig.remote / source.name) == whole
             break
     assert killed
+    if rig.load(copy_id).state is not CopyState.FULL and rig.load(copy_id).step == "checked":
+        assert rig.pending() == [copy_id]  # nobody works on it, and the next run takes it at once
     assert finish(rig, copy_id) is CopyState.FULL
     assert visible(rig.remote) == [source.name]
     assert tree_of(rig.remote / source.name) == whole

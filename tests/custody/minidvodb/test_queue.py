@@ -149,6 +149,22 @@ def test_a_faulted_copy_keeps_no_other_waiting(ledger: Ledger) -> None:
     assert [one.id for one in load.choose(ledger)] == [waiting, free]
 
 
+def test_what_another_run_is_at_is_left_to_it_but_not_what_was_killed(local_rig: Rig) -> None:
+    from custody import lease
+    from custody.minidvodb.records import lease_of
+
+    copy_id = local_rig.one()
+    local_rig.do(copy_id, "preflight")
+    assert local_rig.pending() == []  # the task after it is about to begin
+    local_rig.set(copy_id, epoch=now() - load.IN_HAND)
+    assert local_rig.pending() == [copy_id]
+    local_rig.set(copy_id, epoch=now())
+    held = lease.take(local_rig.ledger, lease_of(copy_id))
+    assert local_rig.pending() == []
+    lease.give_back(local_rig.ledger, held)  # as if it had run out: the step never ended
+    assert local_rig.pending() == [copy_id]
+
+
 def test_switches_and_intent_survive_a_restart(any_ledger: Ledger) -> None:
     know(any_ledger, 1)
     ask(any_ledger)

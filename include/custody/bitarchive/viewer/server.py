@@ -32,23 +32,30 @@ def home_of(archive: Archive) -> Path:
 def find_pywb(archive: Archive) -> Path:
     """Pywb's ``wayback`` program: ``$CUSTODY_PYWB``, the environment of the viewer, or PATH. Faults: CONFIG."""
     named = os.environ.get("CUSTODY_PYWB")
-    for candidate in (named, home_of(archive) / "env" / "bin" / "wayback", shutil.which("wayback")):
+    for candidate in (named, environment_of(archive) / "bin" / "wayback", shutil.which("wayback")):
         if candidate and os.access(candidate, os.X_OK):
             return Path(candidate)
     command = f"custody bitarchive viewer {archive.name} --install"
     raise Fault(FaultKind.CONFIG, "pywb", "is not installed", next_command=command)
 
 
-def install_pywb(archive: Archive) -> Path:
-    """Make pywb's own environment from its own lock: its pins cannot share Airflow's."""
-    environment = home_of(archive) / "env"
+def environment_of(archive: Archive) -> Path:
+    """Where pywb's own environment lies."""
+    return home_of(archive) / "env"
+
+
+def install_pywb(environment: Path) -> Path:
+    """Make pywb's own environment from its own lock: its pins cannot share Airflow's. Returns its program."""
     with os_errors_as_faults(str(environment)):
         environment.parent.mkdir(parents=True, exist_ok=True)
-    pip = environment / "bin" / "python"
-    for argv in (
+    python = str(environment / "bin" / "python")
+    commands = [
         [sys.executable, "-m", "venv", "--clear", str(environment)],
-        [str(pip), "-m", "pip", "install", "--quiet", "--require-hashes", "-r", str(LOCK)],
-    ):
+        [python, "-m", "pip", "install", "--quiet", "--require-hashes", "-r", str(LOCK)],
+    ]
+    if uv := shutil.which("uv") or shutil.which("uv", path=str(Path(sys.executable).parent)):
+        commands[1] = [uv, "pip", "install", "--quiet", "--python", python, "--require-hashes", "-r", str(LOCK)]
+    for argv in commands:
         done = subprocess.run(argv, capture_output=True, check=False)
         if done.returncode:
             last = done.stderr.decode("utf-8", "replace").strip().splitlines()[-1:] or ["without a word"]

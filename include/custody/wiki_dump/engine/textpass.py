@@ -27,11 +27,15 @@ MAX_LOST_IN_A_ROW = 200
 
 _TEXT = re.compile(
     rb"    <revision>\n      <id>(\d+)</id>\n|"
-    rb'<text bytes="(\d*)" sha1="([^"]*)" location="([^"]*)"(?: id="[^"]*")? />'
+    rb"  <page>\n    <title>[^<]*</title>\n    <ns>-?\d+</ns>\n    <id>(?P<page>\d+)</id>\n|"
+    rb'<text bytes="(?P<size>\d*)" sha1="(?P<sha1>[^"]*)" location="(?P<address>[^"]*)"(?: id="[^"]*")? />'
 )
 
-Prefetch = Callable[[Mapping[int, tuple[int, bytes]]], Mapping[int, bytes]]
-"""Given revision numbers with the length and sha1 they must have, escaped texts that have them."""
+Prefetch = Callable[[Mapping[int, tuple[int, bytes]], tuple[int, int]], Mapping[int, bytes]]
+"""Given revision numbers with the length and sha1 they must have, escaped texts that have them.
+
+Called in the order of the document; the second argument is the last page and revision of this call.
+"""
 
 
 @dataclass
@@ -51,6 +55,7 @@ class _Place:
 
     start: int
     end: int
+    page_id: int
     rev_id: int
     size: int
     sha1: bytes
@@ -80,6 +85,7 @@ class TextPass:
         self._prefetch = prefetch
         self._pause_s = retry_pause_s
         self._lost_in_a_row = 0
+        self._page_id = 0
         self.tally = Tally()
 
     def fill(self, chunks: Iterable[bytes]) -> Iterator[bytes]:
@@ -95,7 +101,8 @@ class TextPass:
         yield from self._fill_batch(b"".join(batch))
 
     def _fill_batch(self, stubs: bytes) -> Iterator[bytes]:
-        places = list(_places(stubs))
+        places = list(_places(stubs, self._page_id))
+        self._page_id = places[-1].page_id if places else self._page_id
         self.tally.revisions += len({place.rev_id for place in places})
         shown = self._shown(places)
         position = 0
@@ -160,7 +167,7 @@ class TextPass:
             for place in places
             if place.rev_id in shown and counts[place.rev_id] == 1 and place.sha1
         }
-        known = self._prefetch(wanted)
+        known = self._prefetch(wanted, (places[-1].page_id, places[-1].rev_id))
         self.tally.prefetched += len(known)
         return known
 
@@ -178,14 +185,18 @@ class TextPass:
         return found
 
 
-def _places(stubs: bytes) -> Iterator[_Place]:
+def _places(stubs: bytes, page_id: int) -> Iterator[_Place]:
     rev_id = 0
     for found in _TEXT.finditer(stubs):
         if found[1]:
             rev_id = int(found[1])
+        elif found["page"]:
+            page_id = int(found["page"])
         else:
-            address = found[4] if b"&" not in found[4] else unescape(found[4].decode()).encode()
-            yield _Place(found.start(), found.end(), rev_id, int(found[2] or 0), found[3], address)
+            address = found["address"]
+            if b"&" in address:
+                address = unescape(address.decode()).encode()
+            yield _Place(*found.span(), page_id, rev_id, int(found["size"] or 0), found["sha1"], address)
 
 
 def _groups(places: list[_Place]) -> Iterator[list[_Place]]:

@@ -1,0 +1,259 @@
+"""The operators of minidvodb_copy: each is one step of the domain with Airflow around it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import timedelta
+from typing import Any, ClassVar
+
+from airflow.sdk import Asset, BaseBranchOperator, BaseOperator, BaseOperatorLink, Context
+from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
+from airflow.sdk.types import TaskInstanceKey
+
+from custody.faults import Fault, FaultKind
+from custody.ledger import Ledger
+from custody.minidvodb import audit, catalogue, load, queue, report, switches
+from custody.minidvodb.preflight import preflight
+from custody.minidvodb.publish import publish
+from custody.minidvodb.records import Copy
+from custody.minidvodb.records import load as load_copy
+from custody.minidvodb.step import Step
+from custody.minidvodb.transfer import transfer
+from custody.minidvodb.verify import verify
+from custody_airflow.hooks.ledger import open_ledger
+from custody_airflow.hooks.minidvodb import old_tables, reach
+from custody_airflow.links import page_of
+from custody_airflow.operators.common import CustodyOperator, run_of
+from custody_airflow.params.minidvodb import PARAMS
+
+PUBLISHED_COPY = Asset("custody-minidvodb-published-copy", uri="x-custody://minidvodb/published-copy")
+COPY, AUDIT = "copy", "audit"
+
+
+def refuse_unknown_keys(context: Context) -> None:
+    """Refuse a misspelt key of ``--conf`` before anything is done. Faults: CONFIG."""
+    unknown = sorted(set(context["params"]) - set(PARAMS))
+    if unknown:
+        reason = f"is not known; known are: {', '.join(sorted(PARAMS))}"
+        raise Fault(FaultKind.CONFIG, f"--conf key {unknown[0]!r}", reason)
+
+
+class CopyLink(BaseOperatorLink):
+    """The button "Custody" of a task: its copy where it has one, else the room."""
+
+    name = "Custody"
+
+    def get_link(self, operator: BaseOperator, *, ti_key: TaskInstanceKey) -> str:
+        """The page, relative to the host. Airflow asks with rendered templates."""
+        try:
+            return page_of(f"/minidvodb/copy/{int(operator.copy_id)}")  # type: ignore[attr-defined]
+        except (AttributeError, TypeError, ValueError):  # no task of a copy, or its number is not known yet
+            return page_of("/minidvodb")
+
+
+class MinidvodbOperator(CustodyOperator):
+    """An operator of this room."""
+
+    operator_extra_links = (CopyLink(),)
+
+
+class ChooseActionOperator(MinidvodbOperator, BaseBranchOperator):
+    """Decide what a run is.
+
+    :param actions: for each action of the form the task that begins it.
+    """
+
+    def __init__(self, *, actions: Mapping[str, str], **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.actions = dict(actions)
+
+    def work(self, context: Context) -> None:
+        """Branch."""
+        refuse_unknown_keys(context)
+        self.do_branch(context, self.actions[context["params"]["action"]])
+
+
+class QueueCopiesOperator(MinidvodbOperator):
+    """Queue every merged database for every host that should hold it; returns how many copies were made."""
+
+    def work(self, context: Context) -> dict[str, int]:
+        """Bring the record of the databases up to the old tables', then queue; with ``dry_run`` only explain."""
+        params, ledger, who = context["params"], open_ledger(), run_of(context)
+        if params["dry_run"]:
+            self._explain(ledger, params)
+        old = old_tables()
+        if old:
+            taken = catalogue.take_over(ledger, old, who=who)
+            self.log.info("%s: %d databases new or changed", old.name, taken.runs)
+        if params["path"]:
+            self._want(ledger, params, who)
+        try:
+            made = queue.queue_wanted(
+                ledger, who=who, group=params["group"], host=params["host"], priority=params["priority"]
+            )
+        except Fault as fault:
+            if fault.kind is not FaultKind.CANCELLED:
+                raise
+            self.log.info("%s; what is queued already goes on", fault)
+            return {"queued": 0, "already": 0}
+        for one in made:
+            self.log.info("%s on %s: %d queued, %d already", one.group, one.host, one.queued, one.already)
+        return {"queued": sum(one.queued for one in made), "already": sum(one.already for one in made)}
+
+    def _explain(self, ledger: Ledger, params: Mapping[str, Any]) -> None:
+        found = queue.explain(ledger, group=params["group"], host=params["host"])
+        for one in found:
+            self.log.info("dry run: %s on %s: %s", one.name, one.host, one.reason or "would be queued")
+        would = sum(one.reason is None for one in found)
+        raise AirflowSkipException(f"dry run: {would} of {len(found)} would be queued, nothing was touched")
+
+    def _want(self, ledger: Ledger, params: Mapping[str, Any], who: str) -> None:
+        if not (params["group"] and params["host"]):
+            raise Fault(FaultKind.CONFIG, "path", "is given without group and host")
+        given = {"priority": params["priority"]} if params["priority"] else {}
+        switches.want(ledger, params["group"], params["host"], params["path"], who=who, **given)
+
+
+class LoadCopiesOperator(MinidvodbOperator):
+    """Choose the copies that go now, in fair order. Returns their numbers."""
+
+    def work(self, context: Context) -> list[int]:
+        """Choose."""
+        params = context["params"]
+        chosen = load.choose(
+            open_ledger(),
+            group=params["group"],
+            host=params["host"],
+            copy_id=params["copy"],
+            limit=int(params["limit"]),
+        )
+        for one in chosen:
+            self.log.info("copy %d: %s to %s, priority %d", one.id, one.name, one.host, one.priority)
+        return [one.id for one in chosen]
+
+
+class CopyStepOperator(MinidvodbOperator):
+    """One step on one copy.
+
+    :param copy_id: its number in the ledger.
+    """
+
+    template_fields: Sequence[str] = ("copy_id",)
+    step: ClassVar[Step]
+
+    def __init__(self, *, copy_id: int, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.copy_id = copy_id
+
+    def work(self, context: Context) -> dict[str, object]:
+        """Do the step, unless the ledger says that it was done."""
+        ledger = open_ledger()
+        copy = load_copy(ledger, int(self.copy_id))
+        context["copy"] = copy.subject  # type: ignore[typeddict-unknown-key] # for map_index_template
+        self.log.info("copy %d, %s: %s, %s", copy.id, copy.subject, copy.state, copy.step)
+        done = type(self).step(ledger, copy.id, who=run_of(context), reach=reach)
+        self.log.info("copy %d, %s: %s, %s", done.id, done.subject, done.state, done.step)
+        return self.result(context, done)
+
+    def result(self, context: Context, copy: Copy) -> dict[str, object]:
+        """What goes to XCom: ids and counts."""
+        return {"copy": copy.id, "files": copy.row["files"], "bytes": copy.row["bytes"]}
+
+
+class PreflightCopyOperator(CopyStepOperator):
+    """Check database, host and room before a byte is sent."""
+
+    step = staticmethod(preflight)
+
+
+class CopyDirectoryOperator(CopyStepOperator):
+    """Send what is missing into the staging directory over there."""
+
+    step = staticmethod(transfer)
+
+
+class VerifyCopyOperator(CopyStepOperator):
+    """Read every byte over there and compare it with the manifest."""
+
+    step = staticmethod(verify)
+
+
+class PublishCopyOperator(CopyStepOperator):
+    """Let the verified copy appear by one rename; a published copy is an asset event."""
+
+    step = staticmethod(publish)
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(outlets=[PUBLISHED_COPY], **kwargs)
+
+    def result(self, context: Context, copy: Copy) -> dict[str, object]:
+        """Tell whoever waits for a copy."""
+        facts: dict[str, object] = {
+            **super().result(context, copy),
+            "minidvodb": copy.name,
+            "group": copy.group,
+            "host": copy.destination.name,
+        }
+        context["outlet_events"][PUBLISHED_COPY].extra = facts  # type: ignore[typeddict-item]
+        return facts
+
+
+class ReportCopiesOperator(MinidvodbOperator):
+    """Show host by group, and fail the run where a copy of it failed or waits for a person."""
+
+    def work(self, context: Context) -> dict[str, int]:
+        """Report from the ledger."""
+        params, ledger = context["params"], open_ledger()
+        if params["dry_run"]:
+            raise AirflowSkipException("dry run: nothing to report")
+        for cell in report.cells(ledger):
+            self.log.info(
+                "%s, %s: %d eligible, %d new, %d running, %d full, %d faulted, %d lost",
+                *(cell.host, cell.group, cell.eligible, cell.new, cell.running, cell.full, cell.faulted, cell.lost),
+            )
+        alerts = report.alerts(ledger)
+        for alert in alerts:
+            self.log.warning("%s: %s. Next: %s", alert.subject, alert.text, alert.next_command)
+        failed = sorted(failed_tasks(context))
+        if failed:
+            raise AirflowFailException(
+                f"{len(failed)} tasks failed ({', '.join(failed[:5])}). Next: custody minidvodb list --faulted"
+            )
+        return {"alerts": len(alerts)}
+
+
+class AuditCopiesOperator(MinidvodbOperator):
+    """Read full copies again; one that is lost or corrupt fails the task and gets a state of its own."""
+
+    def work(self, context: Context) -> dict[str, int]:
+        """Audit what is due."""
+        params = context["params"]
+        found, faults = audit.audit_due(
+            open_ledger(),
+            who=run_of(context),
+            reach=reach,
+            older_than=timedelta(days=float(params["older_than_days"])),
+            limit=int(params["limit"]),
+            host=params["host"],
+        )
+        bad = [one for one in found if one.complaint]
+        for one in found:
+            self.log.log(
+                40 if one.complaint else 20, "copy %d, %s: %s %s", one.copy_id, one.subject, one.state, one.complaint
+            )
+        for fault in faults:
+            self.log.error("%s", fault)
+        if bad or faults:
+            what = f"{bad[0].subject}: {bad[0].complaint}" if bad else str(faults[0])
+            raise AirflowFailException(
+                f"{len(bad)} copies are lost or corrupt, {len(faults)} could not be read; first {what}. "
+                "Next: custody minidvodb list --faulted"
+            )
+        return {"audited": len(found)}
+
+
+def failed_tasks(context: Context) -> set[str]:
+    """Names of the tasks of this run that failed or could not begin."""
+    ti = context["ti"]
+    states = ti.get_task_states(dag_id=ti.dag_id, run_ids=[ti.run_id])
+    return {task for task, state in states.get(ti.run_id, {}).items() if state == "failed"}
