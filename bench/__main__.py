@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from bench.bitarchive import bitarchive_index, bitarchive_index_two, bitarchive_iterate, bitarchive_merge
 from bench.hash_series import hash_series
 from bench.measure import ROOT, Result
 from bench.orchestration import orchestration
@@ -27,6 +28,10 @@ COMPARISONS: dict[str, Callable[..., Result]] = {
     "status_10000": status_10000,
     "dag_parse": dag_parse,
     "orchestration": orchestration,
+    "bitarchive_index": bitarchive_index,
+    "bitarchive_index_two": bitarchive_index_two,
+    "bitarchive_iterate": bitarchive_iterate,
+    "bitarchive_merge": bitarchive_merge,
     "tape_archive": tape_archive,
     "tape_archive_small": tape_archive_small,
     "tape_confirm": tape_confirm,

@@ -29,7 +29,7 @@ from __future__ import annotations
 
 from datetime import datetime
 
-from airflow.sdk import TriggerRule, chain, dag
+from airflow.sdk import TriggerRule, chain, dag, task_group
 
 from custody_airflow.operators.bitarchive import (
     BatchReportOperator,
@@ -55,8 +55,8 @@ from custody_airflow.tags import Tag
 FIRST = {
     "batch": "resolve_job",
     "upload": "upload_files",
-    "missing": "find_missing",
-    "changed": "find_changed",
+    "missing": "preserve.find_missing",
+    "changed": "preserve.find_changed",
     "index": "build_index",
 }
 """The task that begins each action of the form."""
@@ -85,19 +85,20 @@ def bitarchive_batch():
     post_process = PostProcessOperator(task_id="post_process")
     report = BatchReportOperator(task_id="report", trigger_rule=TriggerRule.ALL_DONE)
     upload_files = UploadFilesOperator(task_id="upload_files", pool="custody_upload")
-    find_missing = FindMissingOperator(task_id="find_missing")
-    bring_back = BringBackOperator.partial(
-        task_id="bring_back", map_index_template="{{ task.lacking['replica'] }}", pool="custody_upload"
-    ).expand(lacking=find_missing.output)
-    find_changed = FindChangedOperator(task_id="find_changed", pool="custody_disk")
-    correct = CorrectOperator.partial(
-        task_id="correct", map_index_template="{{ task.finding['name'] }} in {{ task.finding['replica'] }}"
-    ).expand(finding=find_changed.output)
     build_index = BuildIndexOperator(task_id="build_index", pool="custody_disk")
 
-    chain(choose, [resolve_job, upload_files, find_missing, find_changed, build_index])
-    chain(find_missing, bring_back)
-    chain(find_changed, correct)
+    @task_group
+    def preserve():
+        find_missing = FindMissingOperator(task_id="find_missing")
+        BringBackOperator.partial(
+            task_id="bring_back", map_index_template="{{ task.lacking['replica'] }}", pool="custody_upload"
+        ).expand(lacking=find_missing.output)
+        find_changed = FindChangedOperator(task_id="find_changed", pool="custody_disk")
+        CorrectOperator.partial(
+            task_id="correct", map_index_template="{{ task.finding['name'] }} in {{ task.finding['replica'] }}"
+        ).expand(finding=find_changed.output)
+
+    chain(choose, [resolve_job, upload_files, preserve(), build_index])
     chain(resolve_job, list_expected_files, run_on_bucket, collect, post_process, report)
 
 

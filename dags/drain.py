@@ -53,7 +53,7 @@ from custody_airflow.operators.drain import (
 from custody_airflow.params.drain import PARAMS
 from custody_airflow.tags import Tag
 
-BY_SERIES = "{{ series }}"
+BY_BATCH = "{{ batch }}"
 
 
 @dag(
@@ -82,14 +82,14 @@ def drain():
     plan_series = PlanSeriesOperator(task_id="plan_series")
 
     @task_group
-    def series(series_id: int):
+    def series(series_ids: list[int]):
         chain(
-            PackOperator(task_id="pack", series_id=series_id, map_index_template=BY_SERIES, pool="custody_disk"),
-            ManifestOperator(task_id="manifest", series_id=series_id, map_index_template=BY_SERIES),
-            CreateItemOperator(task_id="create_item", series_id=series_id, map_index_template=BY_SERIES),
-            UploadOperator(task_id="upload", series_id=series_id, map_index_template=BY_SERIES, pool="custody_upload"),
-            ProveOperator(task_id="prove", series_id=series_id, map_index_template=BY_SERIES),
-            DeleteProvenOperator(task_id="delete", series_id=series_id, map_index_template=BY_SERIES),
+            PackOperator(task_id="pack", series_ids=series_ids, map_index_template=BY_BATCH, pool="custody_disk"),
+            ManifestOperator(task_id="manifest", series_ids=series_ids, map_index_template=BY_BATCH),
+            CreateItemOperator(task_id="create_item", series_ids=series_ids, map_index_template=BY_BATCH),
+            UploadOperator(task_id="upload", series_ids=series_ids, map_index_template=BY_BATCH, pool="custody_upload"),
+            ProveOperator(task_id="prove", series_ids=series_ids, map_index_template=BY_BATCH),
+            DeleteProvenOperator(task_id="delete", series_ids=series_ids, map_index_template=BY_BATCH),
         )
 
     finish_crawl = FinishCrawlOperator(task_id="finish_crawl", trigger_rule=TriggerRule.ALL_DONE)
@@ -97,7 +97,7 @@ def drain():
 
     chain(choose, [list_configurations, audit, restore, check_disk])
     chain(list_configurations, start_each)
-    chain(check_disk, plan_series, series.expand(series_id=plan_series.output), finish_crawl, report)
+    chain(check_disk, plan_series, series.expand(series_ids=plan_series.output), finish_crawl, report)
 
 
 drain()

@@ -86,7 +86,7 @@ def _wrong(words: list[str]) -> str:
             if word not in options:
                 return f"no option {word}"
         elif isinstance(command, click.Group):
-            known = command.commands.get(word)
+            known = command.get_command(click.Context(command), word)
             if known is None:
                 return f"no verb {word}"
             command = known

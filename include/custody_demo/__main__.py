@@ -15,7 +15,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.panel import Panel
 
-from custody_demo import drain_chapter
+from custody_demo import bitarchive_chapter, drain_chapter, minidvodb_chapter, tape_chapter, wiki_chapter
 from custody_demo.airflow_api import AirflowApiError
 from custody_demo.airflow_stack import PROJECT, AirflowStack
 from custody_demo.archive_org import serve
@@ -23,7 +23,7 @@ from custody_demo.processes import StartError
 from custody_demo.second_machine import run_second_machine
 from custody_demo.workspace import Chapter, Outcome, Workspace, prepare
 
-CHAPTERS: tuple[Chapter, ...] = (drain_chapter,)
+CHAPTERS: tuple[Chapter, ...] = (drain_chapter, minidvodb_chapter, tape_chapter, wiki_chapter, bitarchive_chapter)
 POOLS = PROJECT / "include/config/pools.json"
 
 
@@ -106,7 +106,7 @@ def _stay(console: Console, stack: AirflowStack, workspace: Workspace) -> None:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="bin/demo",
-        description="Start Airflow, two sample disks and where their copies go; drain; check every file; stay up.",
+        description="Start Airflow, sample disks, a tape drive; drain, back up, restore; check every file; stay up.",
     )
     parser.add_argument("--once", action="store_true", help="stop everything at the end; exit 0 only if all is proven")
     parser.add_argument(

@@ -23,7 +23,7 @@ BUCKET = "archive"
 _MARK = ".custody-demo"
 # What a demo makes anew each time; Airflow's own home stays, so that the next start is quick.
 _FRESH = (
-    *("config", "disk", "disk2", "store", "archive.org", "second-machine"),
+    *("config", "disk", "disk2", "store", "archive.org", "second-machine", "tape", "bitarchive"),
     *("ledger.sqlite", "ledger.sqlite-wal", "ledger.sqlite-shm"),
 )
 

@@ -156,16 +156,61 @@ def test_xcom_carries_ids_and_counts(airflow_db: None, drain_site: Any) -> None:
         assert ".warc" not in str(value)
 
 
-def test_one_series_that_fails_keeps_no_other(airflow_db: None, drain_site: Any) -> None:
-    planned = plan_series(drain_site.ledger, "wide", load("wide"), who="test", dry_run=True)
-    stuck = planned.planned[0].item
-    foreign = f"{stuck}/{planned.planned[0].names[0]}"
-    drain_site.client.put_object(Bucket=drain_site.bucket, Key=foreign, Body=b"somebody else's")
+@pytest.mark.parametrize(
+    ("batch_gib", "delete", "upload"),
+    [(0, {"success", "upstream_failed"}, {"success", "upstream_failed"}), (10, {"failed"}, {"success"})],
+)
+def test_one_series_that_fails_keeps_no_other(
+    airflow_db: None, drain_site: Any, batch_gib: int, delete: set[str], upload: set[str]
+) -> None:
+    drain_site.configure(batch_gib=batch_gib)
+    stuck = put_in_the_way(drain_site)
     run = drain_site.run({"config": "wide"})
     assert run.state == "failed"
-    assert drain_site.states(run)["series.delete"] == {"success", "upstream_failed"}
+    assert drain_site.states(run)["series.delete"] == delete
+    assert drain_site.states(run)["series.upload"] == upload
     found = sorted((line.state, line.fault_kind, line.item == stuck) for line in report.list_series(drain_site.ledger))
     assert found == [("clean", None, False), ("listed", "needs_human", True)]
+    (fault,) = [line.fault for line in report.list_series(drain_site.ledger, stuck_only=True)]
+    assert fault and "nothing was sent" in fault  # the cause, and not that later steps found it behind
+
+
+def put_in_the_way(site: Any) -> str:
+    """Have somebody else's bytes lie where the first series goes; returns its item."""
+    planned = plan_series(site.ledger, "wide", load("wide"), who="test", dry_run=True)
+    stuck = planned.planned[0].item
+    foreign = f"{stuck}/{planned.planned[0].names[0]}"
+    site.client.put_object(Bucket=site.bucket, Key=foreign, Body=b"somebody else's")
+    return stuck
+
+
+@pytest.mark.parametrize("by_hand", ["upload", "create_item|upload|prove"])
+def test_in_a_batch_with_a_fault_marking_by_hand_deletes_nothing(
+    airflow_db: None, drain_site: Any, by_hand: str
+) -> None:
+    put_in_the_way(drain_site)
+    assert drain_site.run({"config": "wide"}, mark_success_pattern=r"series\.(upload|prove)$").state == "failed"
+    run = drain_site.run({"config": "wide"}, mark_success_pattern=rf"series\.({by_hand})$")
+    assert run.state == "failed"
+    assert drain_site.states(run)["series.delete"] <= {"failed", "upstream_failed"}
+    with drain_site.ledger.read() as connection:
+        assert not connection.scalar(sa.select(sa.func.count()).where(event.c.what == "deleted"))
+    kept = {hashlib.md5(path.read_bytes()).hexdigest() for path in drain_site.disk.root.rglob("*.warc.gz*")}
+    assert {file.md5 for file in drain_site.disk.files} <= kept
+
+
+def test_a_batch_shows_its_first_and_last_item(airflow_db: None, drain_site: Any) -> None:
+    run = drain_site.run({"config": "wide"})
+    lines = sorted(report.list_series(drain_site.ledger), key=lambda line: line.id)
+    name = f"{lines[0].item} … {lines[1].item} (2 series)"
+    shown = [task.rendered_map_index for task in run.get_task_instances() if task.task_id.startswith("series.")]
+    assert shown == [name] * len(STEPS)
+    from airflow.models.asset import AssetEvent
+    from airflow.utils.session import create_session
+
+    with create_session() as session:
+        (told,) = [row.extra for row in session.scalars(sa.select(AssetEvent)) if row.source_run_id == run.run_id]
+    assert (told["series"], told["items"]) == ([1, 2], [line.item for line in lines])
 
 
 def test_an_audit_names_what_drifted_and_deletes_nothing(

@@ -37,6 +37,8 @@ def test_demo_once_proves_every_file_and_leaves_nothing_running(tmp_path: Path) 
     )
     assert done.returncode == 0, done.stdout[-5000:] + done.stderr[-2000:]
     assert "drain: every file is where it should be (26 drained, 2 open, 2 cut, 2 unmatched)" in done.stdout
+    assert "tape: every file is where it should be (10 files on DEMO01, 5 files on DEMO02, 1 restored)" in done.stdout
+    assert "bitarchive: every file is where it should be (1 damaged, 5 done)" in done.stdout
     assert len(list((home / "store/archive").rglob("*.warc.gz"))) == 20
     assert len(list((home / "archive.org").rglob("*.warc.gz"))) == 6
     assert len(list((home / "second-machine/crawls").rglob("*.warc.gz"))) == (0 if "left out" in done.stdout else 6)

@@ -48,11 +48,23 @@ def run(conf):
         ("wiki_dump", "wiki_dump"),
         ("minidvodb_copy", "minidvodb"),
         ("bitarchive_batch", "bitarchive"),
-        ("tape_backup", "tape"),
     ],
 )
 def test_each_dag_has_its_room(configs, dag_id, room):
     assert queues.config_path(dag_id, {"config": "A-1_b.c"}) == configs / room / "A-1_b.c.yml"
+
+
+def test_the_queue_of_a_drive_stands_in_its_tape_conf(configs, plain_defaults, caplog):
+    (configs / "tape").mkdir()
+    (configs / "tape" / "lto.conf").write_text("[default]\ntape_device = /dev/nst0\nqueue = tapehost\n")
+    (configs / "tape" / "broken.conf").write_text("queue = tapehost\n")
+    found = task("tape_backup")
+    queues.place(found, run({"config": "lto"}))
+    assert found.queue == "tapehost"
+    found = task("tape_backup")
+    queues.place(found, run({"config": "broken"}))
+    assert found.queue == "default"
+    assert "stay on the default queue" in caplog.text
 
 
 @pytest.mark.parametrize(

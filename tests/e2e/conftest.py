@@ -31,7 +31,7 @@ IMPATIENT = {
 
 @pytest.fixture(scope="session")
 def running_rig(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rig]:
-    """Airflow with drain and tape backup in it, switched on; its ledger, its plain S3 server and the watch on command lines."""
+    """Airflow with drain and tape backup, switched on; its ledger, its plain S3 server, the watch on command lines."""
     home = tmp_path_factory.mktemp("e2e")
     ledger_url = f"sqlite:///{home}/ledger.sqlite"
     _upgrade(ledger_url)

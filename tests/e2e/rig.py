@@ -121,7 +121,7 @@ class Rig:
         file_size_bytes: int = 50_000,
         **settings: Any,
     ) -> Disk:
-        """Make a sample disk and the configuration that drains it; one series a crawl unless `settings` say else."""
+        """Make a sample disk and the configuration that drains it; one series a crawl, each on its own."""
         store = store or self.plain_store(name)
         sample = make_sample_disk(
             self.home / "disks" / name,
@@ -141,6 +141,7 @@ class Rig:
             "bucket": store.bucket,
             "connection": connection,
             "stable_for_s": 0,
+            "batch_gib": 0,
         }
         config_file = self.config_dir / f"{name}.yml"
         config_file.write_text(yaml.safe_dump(content | settings))

@@ -54,7 +54,8 @@ def test_workers_killed_at_random_points_lose_nothing(rig: Rig) -> None:
     store = rig.plain_store("killed")
     with SlowStore(store.endpoint_url, delay_s=(0.5, 2.0), seed=SEED) as slow:
         connection = rig.connect("custody_slow", store, endpoint_url=slow.endpoint_url)
-        disk = rig.add_disk("killed", store, connection=connection, crawls=THREE_CRAWLS, files_per_crawl=2)
+        settings = {"crawls": THREE_CRAWLS, "files_per_crawl": 2, "batch_gib": 250e3 / 2**30}  # two and one
+        disk = rig.add_disk("killed", store, connection=connection, **settings)
         kills, run_ids = _drain_under_fire(rig, disk, random.Random(SEED))
     print(f"\n{len(kills)} kills (seed {SEED}), {len(run_ids)} runs:")
     for each in kills:
@@ -229,6 +230,30 @@ def test_a_series_that_waits_holds_no_slot_and_no_other_series(rig: Rig) -> None
     assert disk.out_of_place() == []
     assert rig.deleted_without_proof(disk) == []
     assert {task.try_number for task in rig.stack.task_instances(DAG_ID, run_id) if task.state == "success"} == {1}
+
+
+def test_small_series_share_a_task_and_the_one_that_fails_is_tried_again(rig: Rig) -> None:
+    store = rig.plain_store("together")
+    late = CRAWLS[0].prefix
+    stored: list[set[str]] = []
+    with SlowStore(store.endpoint_url) as broken:
+        connection = rig.connect("custody_together", store, endpoint_url=broken.endpoint_url)
+        disk = rig.add_disk("together", store, connection=connection, files_per_crawl=1, batch_gib=10)
+        broken.refuse = lambda method, path: method == "PUT" and f"/{late}" in path and path.endswith(".warc.gz")
+
+        def look(tasks: list[TaskInstance]) -> None:
+            if any(task.task_id == "series.upload" and task.state == "up_for_retry" for task in tasks) and not stored:
+                stored.append({key.partition("-")[0] for key in store.objects() if key.endswith(".warc.gz")})
+                broken.refuse = lambda _method, _path: False
+
+        run_id = rig.trigger(config="together")
+        assert rig.wait(run_id, look) == "success", rig.explain(run_id)
+    assert stored == [{CRAWLS[1].prefix.partition("-")[0]}]
+    tries = {task.task_id: task.try_number for task in rig.stack.task_instances(DAG_ID, run_id) if task.map_index >= 0}
+    assert tries.pop("series.upload") > 1
+    assert tries == {f"series.{step}": 1 for step in STEPS if step != "upload"}
+    assert disk.out_of_place() == []
+    assert rig.deleted_without_proof(disk) == []
 
 
 def test_a_killed_scheduler_that_is_started_again_ends_the_run_well(rig: Rig) -> None:

@@ -169,6 +169,9 @@ class DrainConfig(Destination):
     pool: str | None = Field(None, description="Airflow pool of its tasks")
     executor: str | None = Field(None, description="Airflow executor of its tasks, where there are several")
     max_files: int = Field(500, ge=1, le=10_000)
+    batch_gib: float = Field(
+        10.0, ge=0, le=MAX_ITEM_GIB, description="series that together are no larger go through the steps in one task"
+    )
     stable_for_s: int = Field(60, ge=0)
     max_wait_s: int | None = Field(None, ge=0)
     mix_crawls: bool = False
@@ -224,7 +227,7 @@ class DrainConfig(Destination):
 
     @field_validator(
         "sleep_time", "block_delay", "max_block_count", "retry_delay", "max_files", "stable_for_s", "max_wait_s",
-        "upload_connections", "grace_s",
+        "upload_connections", "grace_s", "batch_gib",
         mode="before",
     )  # fmt: skip
     @classmethod

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import wraps
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
@@ -69,7 +69,9 @@ class Work:
 
 
 class Step(Protocol):
-    """A step as its callers see it."""
+    """A step as its callers see it. ``needs`` is the state it takes a series in."""
+
+    needs: SeriesState
 
     def __call__(self, ledger: Ledger, series_id: int, *, who: str, targets: Sequence[Target] = ()) -> Series:
         """Do the step, or find that it was done; returns the series as it is then."""
@@ -108,7 +110,8 @@ def series_step(name: str, *, needs: SeriesState, makes: SeriesState) -> Callabl
                     work.event(connection, name, work.series.item, detail=work.detail)
                 return load(ledger, series_id)
 
-        return step
+        step.needs = needs  # type: ignore[attr-defined]
+        return cast(Step, step)
 
     return frame
 

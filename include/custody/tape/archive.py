@@ -105,6 +105,9 @@ def archive_one(
         number = next_file_number(connection, session.tape)
     if backup is None:
         return Archived(Outcome.NO_WORK)
+    if backup.target.source != host.name:
+        reason = f"lies on {backup.target.source}, and the configuration reads from {host.name}"
+        raise Fault(FaultKind.CONFIG, backup.target.name, reason, next_command="use the configuration of that source")
     if not _seems_to_fit(session, backup):
         session.mark(TapeState.FULL, reason=f"{backup.target.name} does not fit")
         return Archived(Outcome.FULL, backup)

@@ -61,6 +61,11 @@ class Tape:
         return None if self.capacity_bytes is None else max(0, self.capacity_bytes - self.written_bytes)
 
     @property
+    def scan_command(self) -> str:
+        """What shows what really lies on it."""
+        return f"custody tape scan {self.name} --dry-run"
+
+    @property
     def called(self) -> str:
         """How a person knows it from the others."""
         marks = [word for word in (self.barcode, self.serial and f"serial {self.serial}") if word]

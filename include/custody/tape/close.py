@@ -46,6 +46,10 @@ def close_tape(
         being_written = list_backups(connection, ours, tables.backup.c.state == BackupState.WRITING)
     if tape.state is TapeState.CLOSED:
         return tape
+    if tape.state is TapeState.SUSPECT:
+        reason = f"is suspect: {tape.reason}"
+        command = f"{tape.scan_command}, then custody tape trust_tape {tape.name}"
+        raise Fault(FaultKind.NEEDS_HUMAN, f"tape {tape.name}", reason, next_command=command)
     if being_written:
         reason = f"{being_written[0].target.name} is being written to it, or was when a crash came"
         raise Fault(FaultKind.CONFLICT, f"tape {tape.name}", reason, next_command="custody tape archive")

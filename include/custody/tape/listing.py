@@ -35,7 +35,13 @@ def from_file(path: Path) -> list[bytes]:
     with os_errors_as_faults(str(path)):
         if not path.is_file() or path.stat().st_size > _LARGEST_LIST_BYTES:
             raise Fault(FaultKind.CONFIG, str(path), "is no list of targets", next_command=f"ls -l {path}")
-        return read_list(path.read_bytes(), str(path))
+        content = path.read_bytes()
+    try:
+        return read_list(content, str(path))
+    except Fault as fault:
+        # only the number of the line: whatever file was named by mistake, its content belongs in no log
+        reason = fault.reason.partition(":")[0] + " is no absolute path" if ":" in fault.reason else fault.reason
+        raise Fault(fault.kind, fault.subject, reason, next_command=fault.next_command) from None
 
 
 def below(host: Host, directory: str, pattern: str = "*") -> list[bytes]:

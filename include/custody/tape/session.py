@@ -96,7 +96,7 @@ class Session:
     @property
     def scan_command(self) -> str:
         """What shows what really lies on the tape."""
-        return f"custody tape scan {self.tape.name} --dry-run"
+        return self.tape.scan_command
 
 
 def drive_lease(device: str) -> str:

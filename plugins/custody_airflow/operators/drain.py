@@ -9,8 +9,8 @@ from typing import Any, ClassVar
 from airflow.sdk import Asset, BaseBranchOperator, Context
 from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
 
+from custody.drain import batches, plan, report, restore, view
 from custody.drain import config as configuration
-from custody.drain import plan, report, restore, view
 from custody.drain.audit import audit
 from custody.drain.config import DrainConfig
 from custody.drain.delete import delete_proven
@@ -18,8 +18,9 @@ from custody.drain.manifest import manifest
 from custody.drain.pack import pack
 from custody.drain.pressure import rank_by_pressure
 from custody.drain.prove import prove
-from custody.drain.series import SeriesState, load
+from custody.drain.series import Series, load
 from custody.drain.step import Step
+from custody.drain.targets import Target
 from custody.drain.upload import create_item, upload
 from custody.faults import Fault, FaultKind
 from custody.ledger import Ledger
@@ -116,9 +117,9 @@ class CheckDiskOperator(CustodyOperator):
 
 
 class PlanSeriesOperator(CustodyOperator):
-    """Survey the disk, take up what an earlier run left, plan new series. Returns the numbers of the series."""
+    """Survey the disk, take up what an earlier run left, plan new series. Returns their numbers, in batches."""
 
-    def work(self, context: Context) -> list[int]:
+    def work(self, context: Context) -> list[list[int]]:
         """Plan; with ``dry_run`` only say what would be done."""
         name, config = configured(context)
         dry_run = bool(context["params"]["dry_run"])
@@ -130,38 +131,54 @@ class PlanSeriesOperator(CustodyOperator):
             self.log.warning("%d series could not be named", len(planned.refused))
         if dry_run:
             raise AirflowSkipException(f"dry run: {len(planned.planned)} new series, nothing was touched")
-        return planned.series_ids[:MAX_SERIES_A_RUN]
+        return batches.plan_batches(ledger, planned.series_ids[:MAX_SERIES_A_RUN], config)
 
 
 class SeriesStepOperator(CustodyOperator):
-    """One step on one series.
+    """One step on a batch of series, often of one: each is tried, and one that fails keeps no other.
 
-    :param series_id: its number in the ledger.
+    :param series_ids: their numbers in the ledger.
     """
 
-    template_fields: Sequence[str] = ("series_id",)
+    template_fields: Sequence[str] = ("series_ids",)
     step: ClassVar[Step]
     uses_targets: ClassVar[bool] = False
+    is_last: ClassVar[bool] = False
 
-    def __init__(self, *, series_id: int, **kwargs: Any) -> None:
+    def __init__(self, *, series_ids: Sequence[int], **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self.series_id = series_id
+        self.series_ids = series_ids
+
+    @property
+    def series_id(self) -> int | None:
+        """The series of a batch of one, for the link to its page."""
+        return self.series_ids[0] if len(self.series_ids) == 1 else None
 
     def work(self, context: Context) -> dict[str, object]:
-        """Do the step, unless the ledger says that it was done."""
-        ledger = open_ledger()
-        series = load(ledger, int(self.series_id))
-        context["series"] = series.item  # type: ignore[typeddict-unknown-key] # for map_index_template
-        targets = targets_of(series.config) if self.uses_targets else ()
-        self.log.info(
-            "%s: %s, %d files, %s", series.item, series.state, len(series.files), format_size(series.size_bytes)
-        )
-        done = type(self).step(ledger, series.id, who=run_of(context), targets=targets)
-        context["series"] = done.item  # type: ignore[typeddict-unknown-key] # pack may have named it anew
-        self.log.info("%s: %s", done.item, done.state)
-        if done.state is SeriesState.DROPPED:
-            raise AirflowSkipException(f"{done.item}: none of its files could be packed; see quarantine")
-        return {"series": done.id, "files": len(done.files), "size_bytes": done.size_bytes}
+        """Do the step on those of which the ledger does not say that it was done."""
+        done = self.try_each(context)
+        return {"series": [one.id for one in done], **_counts(done)}
+
+    def try_each(self, context: Context) -> list[Series]:
+        """Those that are through this step. Faults: the one it ends with, see :class:`custody.drain.batches.Tried`."""
+        ledger, numbers = open_ledger(), list(self.series_ids)
+        self._name(context, batches.name_batch(ledger, numbers))
+        reach = targets_of if self.uses_targets else _no_targets
+        tried = batches.try_each(type(self).step, ledger, numbers, who=run_of(context), targets_of=reach)
+        self._name(context, batches.name_batch(ledger, numbers))  # pack may have named items anew
+        may_retry = context["ti"].try_number <= context["ti"].max_tries
+        if fault := tried.fault(may_retry=may_retry, is_last=self.is_last):
+            raise fault
+        if not tried.through:
+            items = ", ".join(one.item for one in tried.dropped[:3])
+            raise AirflowSkipException(f"{items}: none of the files could be packed; see quarantine")
+        if left := tried.count - len(tried.through) - len(tried.dropped):
+            self.log.warning("%d of %d series of this batch are left behind", left, tried.count)
+        return tried.through
+
+    def _name(self, context: Context, name: str) -> None:
+        """Say what the grid shows (map_index_template)."""
+        context["batch"] = name  # type: ignore[typeddict-unknown-key]
 
 
 class PackOperator(SeriesStepOperator):
@@ -191,7 +208,7 @@ class UploadOperator(SeriesStepOperator):
 
 
 class ProveOperator(SeriesStepOperator):
-    """Compare what the target stores with the manifest; a proven series is an asset event."""
+    """Compare what the target stores with the manifest; the proven series of a batch are an asset event."""
 
     step = staticmethod(prove)
     uses_targets = True
@@ -201,9 +218,10 @@ class ProveOperator(SeriesStepOperator):
 
     def work(self, context: Context) -> dict[str, object]:
         """Prove, and tell whoever waits for a proven series."""
-        result = super().work(context)
-        context["outlet_events"][PROVEN_SERIES].extra = {**result, "item": context["series"]}  # type: ignore[typeddict-item]
-        return result
+        done = self.try_each(context)
+        proven = {"series": [one.id for one in done], **_counts(done)}
+        context["outlet_events"][PROVEN_SERIES].extra = {**proven, "items": [one.item for one in done]}
+        return proven
 
 
 class DeleteProvenOperator(SeriesStepOperator):
@@ -211,6 +229,7 @@ class DeleteProvenOperator(SeriesStepOperator):
 
     step = staticmethod(delete_proven)
     uses_targets = True
+    is_last = True
 
 
 class FinishCrawlOperator(CustodyOperator):
@@ -284,6 +303,14 @@ class RestoreOperator(CustodyOperator):
         path = restore.restore(ledger, series.id, name, targets_of(series.config), Path(into), who=run_of(context))
         self.log.info("%s: equal to its manifest, at %s", name, path)
         return {"series": series.id}
+
+
+def _no_targets(_config: DrainConfig) -> Sequence[Target]:
+    return ()
+
+
+def _counts(done: Sequence[Series]) -> dict[str, object]:
+    return {"files": sum(len(one.files) for one in done), "size_bytes": sum(one.size_bytes for one in done)}
 
 
 def _single(context: Context) -> tuple[str, DrainConfig, Ledger]:

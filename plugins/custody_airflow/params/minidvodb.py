@@ -23,6 +23,12 @@ PARAMS = {
         title="What to do",
         description="`audit` reads full copies over there and compares them with their manifests; it sends nothing.",
     ),
+    "config": _text(
+        "Machine",
+        "Name of a file in include/config/minidvodb/ (without .yml): the run works on that machine's worker, on its "
+        "databases only; empty: on the default queue, on all.",
+        examples=["ipp004"],
+    ),
     "group": _text("Group", "Only databases of this group.", examples=["ThreePi"]),
     "host": _text("Host", "Only copies for this host.", examples=["ipp022"]),
     "copy": Param(

@@ -195,6 +195,8 @@ def test_something_unknown_behind_the_last_file_stops_everything(site: TapeSite)
     assert caught.value.kind is FaultKind.NEEDS_HUMAN
     assert _sha256(site.image("T1")) == before
     assert site.tape().state is TapeState.SUSPECT
+    with pytest.raises(Fault, match="T1: is suspect: file 2 holds something"):
+        site.close()
     tapes.trust_tape(site.ledger, "T1", TapeState.CLOSED, who=WHO, reason="looked at")
     assert site.tape("T1").state is TapeState.CLOSED
 

@@ -51,3 +51,12 @@ def test_a_list_file_and_what_is_none(tmp_path: Path) -> None:
     for none in (tmp_path, tmp_path / "nowhere"):
         with pytest.raises(Fault, match="is no list of targets"):
             listing.from_file(none)
+
+
+def test_the_content_of_a_wrong_file_is_not_told(tmp_path: Path) -> None:
+    path = tmp_path / "shadow"
+    path.write_text("/a\nroot:secret-hash:1\n")
+    with pytest.raises(Fault) as caught:
+        listing.from_file(path)
+    assert "line 2 is no absolute path" in str(caught.value)
+    assert "secret" not in str(caught.value)

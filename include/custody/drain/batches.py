@@ -1,0 +1,181 @@
+"""Batches: small series that go together, so that what starts a step costs little beside the step.
+
+Only the start is shared. Every series of a batch keeps its own lease, state and faults: one that fails stays where it
+is, with its fault on record, and the others go on.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from datetime import timedelta
+
+import sqlalchemy as sa
+
+from custody.drain import tables
+from custody.drain.config import GIB, DrainConfig
+from custody.drain.series import Series, SeriesState, load
+from custody.drain.step import Step
+from custody.drain.targets import Target
+from custody.faults import Fault, FaultKind
+from custody.ledger import Ledger
+from custody.ledger.store import now
+from custody.units import format_size
+
+MAX_SERIES = 100  # what is small is still many requests; a step that runs for hours is no step
+_UNNAMED_WAIT = timedelta(seconds=60)  # for who asks to wait and does not say until when
+_log = logging.getLogger(__name__)
+
+
+def make_batches(sizes: Iterable[tuple[int, int]], batch_bytes: int) -> list[list[int]]:
+    """Cut series (number, bytes) into batches of at most so many bytes, in their order.
+
+    A series of that size or larger is a batch of its own.
+    """
+    batches: list[list[int]] = []
+    room = -1
+    for number, size_bytes in sizes:
+        alone = size_bytes >= batch_bytes
+        if alone or size_bytes > room or len(batches[-1]) == MAX_SERIES:
+            batches.append([])
+            room = batch_bytes
+        batches[-1].append(number)
+        room = -1 if alone else room - size_bytes
+    return batches
+
+
+def plan_batches(ledger: Ledger, series_ids: Sequence[int], config: DrainConfig) -> list[list[int]]:
+    """The batches of ``batch_gib`` that these series come to (at most some thousands)."""
+    members = tables.series_file
+    query = (
+        sa.select(members.c.series_id, sa.func.sum(members.c.size_bytes))
+        .where(members.c.series_id.in_(list(series_ids)))
+        .group_by(members.c.series_id)
+    )
+    with ledger.read() as connection:
+        sizes = {number: int(size or 0) for number, size in connection.execute(query)}
+    return make_batches([(number, sizes.get(number, 0)) for number in series_ids], int(config.batch_gib * GIB))
+
+
+def name_batch(ledger: Ledger, series_ids: Sequence[int]) -> str:
+    """What a list shows for a batch: its item, or ``first … last (n series)``."""
+    first, last = series_ids[0], series_ids[-1]
+    table = tables.series
+    with ledger.read() as connection:
+        rows = connection.execute(sa.select(table.c.id, table.c.item).where(table.c.id.in_([first, last])))
+        items = {number: item for number, item in rows}
+    names = [items.get(number, f"series {number}") for number in (first, last)]
+    return names[0] if len(series_ids) == 1 else f"{names[0][:110]} … {names[1][:110]} ({len(series_ids)} series)"
+
+
+@dataclass
+class Tried:
+    """What became of the series of a batch in one step.
+
+    ``passed`` are those that an earlier step left behind with a fault on record; ``faults`` those of this step.
+    """
+
+    count: int
+    through: list[Series] = field(default_factory=list)
+    dropped: list[Series] = field(default_factory=list)
+    passed: list[Series] = field(default_factory=list)
+    faults: list[Fault] = field(default_factory=list)
+
+    def fault(self, *, may_retry: bool, is_last: bool) -> Fault | None:
+        """The fault that the step ends with; None where the next one may begin.
+
+        A wait or another attempt comes first, and only after that the worst. While some series got through, what the
+        others have on record keeps none back; the last step ends with whatever is left.
+        """
+        if waits := [fault for fault in self.faults if fault.kind is FaultKind.THROTTLED]:
+            return max(waits, key=lambda fault: fault.until or now() + _UNNAMED_WAIT)
+        again = [fault for fault in self.faults if _is_mended_by_time(fault)]
+        if again and may_retry:
+            return self._among_others(again[0])
+        is_stopped = any(fault.kind is FaultKind.CANCELLED for fault in self.faults)
+        if self.through and not is_last and not is_stopped:
+            return None
+        if self.faults:
+            return self._among_others(max(self.faults, key=_severity))
+        return self._left_behind() if self.passed else None
+
+    def _among_others(self, fault: Fault) -> Fault:
+        """The same fault, saying that it is not alone."""
+        if self.count == 1:
+            return fault
+        left = len(self.faults) + len(self.passed)
+        reason = f"{fault.reason} ({left} of the {self.count} series of this batch are left)"
+        return Fault(fault.kind, fault.subject, reason, next_command=fault.next_command, until=fault.until)
+
+    def _left_behind(self) -> Fault:
+        """For a batch of which this step had nothing to complain, and some did not get so far."""
+        one = self.passed[0]
+        reason = (
+            f"is {one.state}: {one.fault_text} ({len(self.passed)} of the {self.count} series of this batch are left)"
+        )
+        next_command = f"custody drain status {one.config_name} --stuck"
+        return Fault(FaultKind.NEEDS_HUMAN, one.item, reason, next_command=next_command)
+
+
+def try_each(
+    step: Step,
+    ledger: Ledger,
+    series_ids: Sequence[int],
+    *,
+    who: str,
+    targets_of: Callable[[DrainConfig], Sequence[Target]],
+) -> Tried:
+    """Do a step on every series of a batch, whatever becomes of the others."""
+    tried = Tried(len(series_ids))
+    reach = _Reach(targets_of)
+    for number in series_ids:
+        try:
+            _try(step, ledger, number, tried, who, reach)
+        except Fault as fault:
+            if tried.count > 1:
+                _log.warning("%s", fault)  # the fault that the step ends with is told by who catches it
+            tried.faults.append(fault)
+        except Exception as error:
+            if tried.count == 1:
+                raise
+            _log.exception("series %d", number)
+            tried.faults.append(Fault(FaultKind.TRANSIENT, f"series {number}", f"{type(error).__name__}: {error}"))
+    return tried
+
+
+class _Reach:
+    """The targets of the last configuration that was asked for: the series of a batch have all the same."""
+
+    def __init__(self, targets_of: Callable[[DrainConfig], Sequence[Target]]) -> None:
+        self._targets_of = targets_of
+        self._known: tuple[DrainConfig, Sequence[Target]] | None = None
+
+    def targets(self, config: DrainConfig) -> Sequence[Target]:
+        if self._known is None or self._known[0] != config:
+            self._known = config, self._targets_of(config)
+        return self._known[1]
+
+
+def _try(step: Step, ledger: Ledger, number: int, tried: Tried, who: str, reach: _Reach) -> None:
+    series = load(ledger, number)
+    size = format_size(series.size_bytes)
+    _log.info("%s: %s, %d files, %s", series.item, series.state, len(series.files), size)
+    if tried.count > 1 and series.fault and series.state.rank < step.needs.rank:
+        # its fault says more than this step's refusal would; without one, the step refuses it
+        _log.warning("%s: passed over, it is stuck: %s", series.item, series.fault_text)
+        tried.passed.append(series)
+        return
+    done = step(ledger, number, who=who, targets=reach.targets(series.config))
+    _log.info("%s: %s", done.item, done.state)
+    (tried.dropped if done.state is SeriesState.DROPPED else tried.through).append(done)
+
+
+def _is_mended_by_time(fault: Fault) -> bool:
+    return fault.kind.is_worth_a_retry or fault.kind is FaultKind.CONFLICT
+
+
+def _severity(fault: Fault) -> int:
+    if fault.kind is FaultKind.CANCELLED:
+        return 0
+    return 1 if _is_mended_by_time(fault) else 2
