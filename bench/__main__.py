@@ -13,10 +13,12 @@ from typing import Any
 from bench.bitarchive import bitarchive_index, bitarchive_index_two, bitarchive_iterate, bitarchive_merge
 from bench.hash_series import hash_series
 from bench.measure import ROOT, Result
+from bench.minidvodb import COMPARISONS as MINIDVODB
 from bench.orchestration import orchestration
 from bench.status import dag_parse, status_10000
 from bench.tape import tape_archive, tape_archive_small, tape_confirm, tape_confirm_small
 from bench.uploads import upload_big, upload_small
+from bench.wiki import wiki_bz2, wiki_full, wiki_stub
 from rich import box
 from rich.console import Console
 from rich.table import Table
@@ -28,6 +30,7 @@ COMPARISONS: dict[str, Callable[..., Result]] = {
     "status_10000": status_10000,
     "dag_parse": dag_parse,
     "orchestration": orchestration,
+    **MINIDVODB,
     "bitarchive_index": bitarchive_index,
     "bitarchive_index_two": bitarchive_index_two,
     "bitarchive_iterate": bitarchive_iterate,
@@ -36,6 +39,9 @@ COMPARISONS: dict[str, Callable[..., Result]] = {
     "tape_archive_small": tape_archive_small,
     "tape_confirm": tape_confirm,
     "tape_confirm_small": tape_confirm_small,
+    "wiki_full": wiki_full,
+    "wiki_stub": wiki_stub,
+    "wiki_bz2": wiki_bz2,
 }
 RESULTS = ROOT / "bench" / "results"
 PAGE = ROOT / "docs" / "benchmarks.md"

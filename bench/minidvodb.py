@@ -7,6 +7,7 @@ publication, with the ledger) in a worker that is warm, as Airflow's are: a fork
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import shutil
@@ -290,6 +291,88 @@ def copy_resume(*, rounds: int, scale: float) -> Result:
         return result
 
 
+def copy_beside_a_slow_host(*, rounds: int, scale: float) -> Result:
+    """Two hosts at once, alone and beside a third one that is throttled."""
+    two, three = "two hosts at once", "the same beside a throttled third"
+    with site(replace(T2, regions=int(2500 * scale)), int(3e9 * scale)) as where:
+
+        def prepare(with_third: bool) -> Callable[[], Callable[[], None]]:
+            def made() -> Callable[[], None]:
+                for old in where.home.glob("there-*"):
+                    shutil.rmtree(old, ignore_errors=True)
+                jobs = [where.copy(where.place()) for _ in range(2)]
+                slow = where.copy(where.place(), max_rate=200_000) if with_third else None
+                return lambda: _at_once(where, jobs, slow)
+
+            return made
+
+        return compare_sides(
+            "minidvodb_slow_host",
+            f"{int(2500 * scale) * 4} small files to each of two hosts at the same time",
+            {two: prepare(False), three: prepare(True)},
+            rounds=rounds,
+            goals=[Goal(three, "speed", at_least=1 / 1.05)],
+            sshd_pid=_sshd_pid(where.sshd),
+        )
+
+
+def _at_once(where: Site, jobs: Sequence[tuple[Ledger, int]], slow: tuple[Ledger, int] | None) -> None:
+    """Carry copies out side by side, until all but the slow one are full."""
+
+    def start(job: tuple[Ledger, int]) -> int:
+        child = os.fork()
+        if child == 0:
+            ledger = Ledger(job[0].url)
+            os._exit(carry_out(ledger, job[1], who=WHO, reach=where.reach).state != "full")
+        return child
+
+    third = start(slow) if slow else 0
+    ended = [os.waitpid(child, 0)[1] for child in [start(job) for job in jobs]]
+    if third:
+        os.kill(third, 9)
+        os.waitpid(third, 0)
+    if any(ended):
+        raise RuntimeError("a copy failed")
+
+
+def sftp_small(*, rounds: int, scale: float) -> Result:
+    """Airflow's own way to send a directory, many small files."""
+    return _against_sftp("minidvodb_sftp_small", Shape(int(2500 * scale), 380), 35, rounds=rounds)
+
+
+def sftp_big(*, rounds: int, scale: float) -> Result:
+    """The same, few large ones."""
+    objects = int(T3.objects * 0.5 * scale)
+    shape = replace(T3, objects=objects, detections=int(T3.detections * 0.5 * scale))
+    return _against_sftp("minidvodb_sftp_big", shape, 8, rounds=rounds)
+
+
+def _against_sftp(name: str, shape: Shape, times: float, *, rounds: int) -> Result:
+    from airflow.providers.sftp.hooks.sftp import SFTPHook
+
+    sftp = "Airflow's SFTPHook.store_directory (unproven)"
+    with site(shape, int(2e9)) as where:
+        places: list[Path] = []
+        extra = {"key_file": str(where.sshd.key_file), "no_host_key_check": True}
+        connection = {"conn_type": "sftp", "host": where.sshd.host, "port": where.sshd.port, "login": where.sshd.user}
+        os.environ["AIRFLOW_CONN_BENCH_SFTP"] = json.dumps({**connection, "extra": extra})
+
+        def by_sftp() -> Callable[[], None]:
+            there = _fresh(where, places) / "bench.1"
+            return lambda: SFTPHook(ssh_conn_id="bench_sftp").store_directory(str(there), str(where.source))
+
+        size = sum(path.stat().st_size for path in where.source.rglob("*") if path.is_file())
+        files = sum(path.is_file() for path in where.source.rglob("*"))
+        return compare_sides(
+            name,
+            f"one database, {files} files, {size / 1e6:.0f} MB",
+            {sftp: by_sftp, OURS: _ours(where, places)},
+            rounds=rounds,
+            goals=[Goal(OURS, "speed", at_least=times)],
+            sshd_pid=_sshd_pid(where.sshd),
+        )
+
+
 def _killed_at(share: float, ledger: Ledger, copy_id: int, where: Site) -> None:
     """Run a copy in a child that ends itself, without a word, at a share of its bytes."""
 
@@ -343,4 +426,7 @@ COMPARISONS = {
     "minidvodb_copy_again": copy_again,
     "minidvodb_copy_far": copy_far,
     "minidvodb_copy_resume": copy_resume,
+    "minidvodb_slow_host": copy_beside_a_slow_host,
+    "minidvodb_sftp_small": sftp_small,
+    "minidvodb_sftp_big": sftp_big,
 }

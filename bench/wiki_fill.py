@@ -20,21 +20,26 @@ def fill(connect: dict[str, Any], revisions: int, *, text_bytes: int = 1800) -> 
         rev0, page0 = (int(value) for value in cursor.fetchone())
         cursor.execute("SELECT MAX(old_id), MAX(content_id) FROM text, content")
         text0, content0 = (int(value) for value in cursor.fetchone())
-        cursor.execute("INSERT INTO actor (actor_user, actor_name) SELECT NULL, CONCAT('Editor ', seq) FROM seq_1_to_500")
+        cursor.execute(
+            "INSERT INTO actor (actor_user, actor_name) SELECT NULL, CONCAT('Editor ', seq) FROM seq_1_to_500"
+        )
         cursor.execute("SELECT MIN(actor_id) FROM actor WHERE actor_name LIKE 'Editor %'")
         actor0 = int(cursor.fetchone()[0])
         cursor.execute(
-            "INSERT INTO comment (comment_hash, comment_text) SELECT seq, CONCAT('change & <', seq, '>') FROM seq_1_to_5000"
+            "INSERT INTO comment (comment_hash, comment_text) "
+            "SELECT seq, CONCAT('change & <', seq, '>') FROM seq_1_to_5000"
         )
         cursor.execute("SELECT MAX(comment_id) - 4999 FROM comment")
         comment0 = int(cursor.fetchone()[0])
-        text = f"RPAD(CONCAT('''''Article'''' ', s.seq, ' & <ref>', MD5(s.seq), '</ref> '), {text_bytes}, 'words of a text, and more & ')"
+        words = "CONCAT('Article ', s.seq, ' & <ref>', MD5(s.seq), '</ref> ')"
+        text = f"RPAD({words}, {text_bytes}, 'words of a text, and more & ')"
         for start in range(1, PAGES * each + 1, BATCH):
             span = f"seq_{start}_to_{min(start + BATCH - 1, PAGES * each)} s"
             for statement in (
                 f"INSERT INTO text (old_id, old_text, old_flags) SELECT {text0} + s.seq, {text}, 'utf-8' FROM {span}",
                 "INSERT INTO content (content_id, content_size, content_sha1, content_model, content_address) SELECT "
-                f"{content0} + s.seq, LENGTH(t.old_text), LPAD(LOWER(CONV(LEFT(SHA1(t.old_text), 15), 16, 36)), 31, '0'), 1, "
+                f"{content0} + s.seq, LENGTH(t.old_text), "
+                "LPAD(LOWER(CONV(LEFT(SHA1(t.old_text), 15), 16, 36)), 31, '0'), 1, "
                 f"CONCAT('tt:', t.old_id) FROM {span} JOIN text t ON t.old_id = {text0} + s.seq",
                 f"INSERT INTO slots SELECT {rev0} + s.seq, 1, {content0} + s.seq, {rev0} + s.seq FROM {span}",
                 "INSERT INTO revision (rev_id, rev_page, rev_comment_id, rev_actor, rev_timestamp, rev_minor_edit, "

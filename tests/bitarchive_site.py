@@ -68,8 +68,8 @@ class Site:
         return finish.collect(self.archive, batch_id, who="test")
 
 
-def make_site(root: Path, ledger: Ledger, make_file: Callable[[Path], object] = sample) -> Site:
-    """An archive with four files on record."""
+def site_at(root: Path, ledger: Ledger) -> Site:
+    """An archive as it lies there."""
     values = {
         "replicas": [
             {
@@ -85,8 +85,13 @@ def make_site(root: Path, ledger: Ledger, make_file: Callable[[Path], object] = 
         "file_timeout_s": 60,
         "min_space_left": 1000,
     }
-    archive = Archive("news", parse(values, "test"), ledger)
-    site = Site(root, archive)
+    return Site(root, Archive("news", parse(values, "test"), ledger))
+
+
+def make_site(root: Path, ledger: Ledger, make_file: Callable[[Path], object] = sample) -> Site:
+    """An archive with four files on record."""
+    site = site_at(root, ledger)
+    archive = site.archive
     for replica in archive.config.replicas:
         for node in archive.nodes(replica) if replica.nodes else ():
             assert isinstance(node, LocalNode)

@@ -106,9 +106,9 @@ def test_files_are_uploaded_and_a_missing_one_is_brought_back(airflow_db: None, 
     copy = site.root / "far" / "filedir" / path.name
     copy.unlink()
     state, tasks = run({"action": "missing", "replica": "TWO", "dry_run": True})
-    assert (tasks["bring_back"], copy.exists()) == ({"skipped"}, False)
+    assert (tasks["preserve.bring_back"], copy.exists()) == ({"skipped"}, False)
     state, tasks = run({"action": "missing", "replica": "TWO"})
-    assert (state, tasks["bring_back"]) == ("success", {"success"})
+    assert (state, tasks["preserve.bring_back"]) == ("success", {"success"})
     assert copy.read_bytes() == content
 
 

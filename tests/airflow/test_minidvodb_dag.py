@@ -6,14 +6,19 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from airflow.sdk.exceptions import AirflowException
 
+from custody import lease
+from custody.faults import Fault, FaultKind
 from custody.ledger import Ledger
 from custody.minidvodb import destination, switches
 from custody.minidvodb.actions import Selection, revert
+from custody.minidvodb.records import lease_of
+from custody_airflow.operators.minidvodb import PreflightCopyOperator
 from custody_airflow.sensors.minidvodb import HostEnabledSensor, VerifyCopySensor
 from minidvodb_rig import GROUP, HOST, Rig, make_rig, tree_of, visible
 from services.ssh import SshServer
@@ -124,6 +129,18 @@ def test_one_copy_that_fails_keeps_no_other_and_is_shown(
     assert states_of(run)["copy.publish"] == {"success", "upstream_failed"}
     assert visible(site.rig.remote) == ["ThreePi.1", "ThreePi.2"]
     assert "custody minidvodb revert --copy 1 --replace" in capfd.readouterr().out
+
+
+def test_a_copy_in_another_runs_hands_is_waited_for(airflow_db: None, site: Site) -> None:
+    site.rig.make()
+    site.rig.host()
+    (copy_id,) = site.rig.queue()
+    operator = PreflightCopyOperator(task_id="preflight", copy_id=copy_id)
+    context: Any = {"ti": SimpleNamespace(dag_id="minidvodb_copy", run_id="r", task_id="preflight", map_index=0)}
+    with lease.hold(site.rig.ledger, lease_of(copy_id)), pytest.raises(Fault) as raised:
+        operator.work(context)
+    assert raised.value.kind is FaultKind.THROTTLED
+    assert site.rig.load(copy_id).row["fault"] == 0
 
 
 def test_a_stage_that_is_off_stops_its_part_only(airflow_db: None, site: Site) -> None:

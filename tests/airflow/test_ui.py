@@ -35,9 +35,10 @@ pytestmark = pytest.mark.airflow
 HOSTILE = '<script>alert("x")</script>&\u202etxt.exe'
 HTML = {"accept": "text/html"}
 PAGES = ["/", "/drain", "/drain/series", "/drain/series/1", "/where-is?name=%25", "/style.css", "/page.js"]
-PAGES += ["/tape", "/tape/find?what=%25"]
+PAGES += ["/tape", "/tape/find?what=%25", "/minidvodb", "/minidvodb/copies", "/wiki_dump"]
 FORMS_FOR_PROGRAMS = ["/api/status", "/api/metrics", "/api/where-is?name=%25", "/api/drain/series/1"]
 FORMS_FOR_PROGRAMS += ["/api/tape"]
+NOT_THERE = ["/minidvodb/copy/1", "/api/minidvodb/copy/1", "/wiki_dump/run/1", "/api/wiki_dump/run/1"]
 
 
 class FolderTarget:
@@ -155,12 +156,13 @@ def text_of(answer):
     return html.unescape(re.sub(r"\s+", " ", re.sub(r"<[^>]+>", "", answer.text)))
 
 
-@pytest.mark.parametrize("path", [*PAGES, *FORMS_FOR_PROGRAMS])
+@pytest.mark.parametrize("path", [*PAGES, *FORMS_FOR_PROGRAMS, *NOT_THERE])
 def test_every_route_asks_for_the_login(anybody, disk, path):
     assert anybody.get(path).status_code == 401
     assert anybody.get(path, headers={"Authorization": "Bearer made-up"}).status_code == 403
     assert anybody.get(path, headers={"Authorization": f"Bearer {token_of(None)}"}).status_code == 403
-    assert anybody.get(path, headers={"Authorization": f"Bearer {token_of('viewer')}"}).status_code == 200
+    expected = 404 if path in NOT_THERE else 200
+    assert anybody.get(path, headers={"Authorization": f"Bearer {token_of('viewer')}"}).status_code == expected
 
 
 def test_the_cookie_of_the_session_opens_the_frame(anybody, disk):
@@ -179,9 +181,8 @@ def test_people_are_told_where_to_log_in(anybody, ledger):
 def test_all_routes_are_asked_above_and_only_get_and_head():
     from custody_airflow.ui.app import app
 
-    routes = {route.path: route.methods for route in app.routes}
-    asked = {path.partition("?")[0].replace("/1", "/{series_id}") for path in PAGES + FORMS_FOR_PROGRAMS}
-    assert set(routes) == asked
+    routes = {re.sub(r"\{\w+\}", "1", route.path): route.methods for route in app.routes}
+    assert set(routes) == {path.partition("?")[0] for path in PAGES + FORMS_FOR_PROGRAMS + NOT_THERE}
     assert set.union(*routes.values()) <= {"GET", "HEAD"}
 
 

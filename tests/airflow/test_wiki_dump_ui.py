@@ -53,3 +53,15 @@ def test_what_stands_still_is_shown_with_the_next_command(site: FarmSite, client
     assert "Dump complete" in client.get("/").text
     assert client.get(f"/api/wiki_dump/run/{number}").json()["state"] == "done"
     assert client.get("/wiki_dump/run/99").status_code == 404
+
+
+def test_every_page_asks_for_the_login_and_changes_nothing(site: FarmSite) -> None:
+    from custody_airflow.ui.app import app
+
+    dump(site.ledger, "farm", site.config, who="test", wiki="aawiki", date="20260801")
+    routes = {route.path: route.methods for route in app.routes if "wiki_dump" in route.path}
+    assert set(routes) == {"/wiki_dump", "/wiki_dump/run/{run_id}", "/api/wiki_dump/run/{run_id}"}
+    assert set.union(*routes.values()) <= {"GET", "HEAD"}
+    client = TestClient(app)
+    for path in routes:
+        assert client.get(path.replace("{run_id}", "1")).status_code in {401, 403}

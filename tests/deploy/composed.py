@@ -12,6 +12,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 COMPOSE = ROOT / "docker-compose.yaml"
 PROFILES = ("crawler", "tape", "wiki", "archive-node")
+VIEWER = {"viewer": "bitarchive-viewer"}
+"""Services that are no worker, by their profile."""
 ONE_SHOT = {"airflow-init"}
 SECRETS = {
     "POSTGRES_PASSWORD",

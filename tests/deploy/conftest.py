@@ -7,7 +7,7 @@ import subprocess
 import pytest
 import yaml
 
-from deploy.composed import COMPOSE, PROFILES, ROOT, filled, tool
+from deploy.composed import COMPOSE, PROFILES, ROOT, VIEWER, filled, tool
 
 
 @pytest.fixture(scope="session")
@@ -24,7 +24,7 @@ def resolve(tmp_path_factory):
         command = [tool("podman-compose"), "--env-file", str(dotenv)]
         for file in files or (COMPOSE,):
             command += ["-f", str(file)]
-        for profile in PROFILES:
+        for profile in (*PROFILES, *VIEWER):
             command += ["--profile", profile]
         env = {"PATH": f"{folder}:/usr/bin:/bin", "HOME": str(folder)}
         done = subprocess.run([*command, "config"], env=env, cwd=ROOT, capture_output=True, text=True, timeout=60)

@@ -19,6 +19,7 @@ from deploy.composed import (
     PROFILES,
     ROOT,
     SECRETS,
+    VIEWER,
     airflow_services,
     documented_blocks,
     example,
@@ -57,13 +58,16 @@ def test_all_services_are_there(services):
         "airflow-triggerer",
         "worker",
         *(f"worker-{profile}" for profile in PROFILES),
+        *VIEWER.values(),
     }
 
 
 def test_workers_of_a_kind_start_by_profile_only(services):
     for profile in PROFILES:
         assert services[f"worker-{profile}"]["profiles"] == [profile]
-    assert not any("profiles" in service for name, service in services.items() if name.removeprefix("worker-") == name)
+    others = {name: service for name, service in services.items() if name.removeprefix("worker-") == name}
+    started = {name: service["profiles"] for name, service in others.items() if "profiles" in service}
+    assert started == {name: [profile] for profile, name in VIEWER.items()}
 
 
 # --- variables --------------------------------------------------------------------------------------------------------
@@ -122,7 +126,10 @@ def test_every_service_has_a_healthcheck_but_the_one_that_ends(services):
 
 def test_only_the_loopback_is_bound(services):
     ports = {name: service["ports"] for name, service in services.items() if service.get("ports")}
-    assert ports == {"airflow-apiserver": ["127.0.0.1:8080:8080"]}
+    assert ports == {
+        "airflow-apiserver": ["127.0.0.1:8080:8080"],
+        "bitarchive-viewer": ["127.0.0.1:8075:8075", "127.0.0.1:8076:8076"],
+    }
 
 
 def test_what_is_mounted_exists(services):

@@ -30,7 +30,10 @@ def test_the_image_is_of_the_pinned_airflow():
     assert re.findall(r"^FROM (\S+)", DOCKERFILE, re.MULTILINE) == [f"apache/airflow:{airflow_pin()}-python3.12"]
     compose = yaml.safe_load((ROOT / "docker-compose.yaml").read_text())
     images = {service["image"] for service in compose["services"].values() if "build" in service}
-    assert images == {f"${{CUSTODY_IMAGE:-custody:airflow-{airflow_pin()}}}"}
+    pin = airflow_pin()
+    assert images == {
+        f"${{CUSTODY_{part}IMAGE:-custody{tag}:airflow-{pin}}}" for part, tag in (("", ""), ("VIEWER_", "-viewer"))
+    }
 
 
 def test_only_the_lock_is_installed_and_with_its_hashes():

@@ -137,6 +137,7 @@ class ArchiveConfig(_Strict):
     :param file_timeout_s, job_timeout_s: how long a job may take for one file, and for its whole run.
     :param bucket_size: how many bytes of files one task takes.
     :param workers: files worked on at a time in one task.
+    :param verify_after: read every file again after the job had it, and compare it with the catalogue.
     :param min_space_left: a node with less free bytes takes no uploads.
     """
 
@@ -152,6 +153,7 @@ class ArchiveConfig(_Strict):
     bucket_size: Size = 50 * 1000**3
     workers: int = Field(default=2, ge=1, le=256)
     min_space_left: Size = 2 * 1000**3
+    verify_after: bool = False
     cache_max_size: Size | None = None
     queue: str | None = None
     pool: str | None = None

@@ -17,7 +17,7 @@ from custody.bitarchive import catalogue
 from custody.bitarchive.archive import Archive
 from custody.bitarchive.checksum_replica import ChecksumReplica
 from custody.bitarchive.config import Replica, ReplicaType
-from custody.bitarchive.names import check_name
+from custody.bitarchive.names import check_name, is_name
 from custody.bitarchive.nodes import ALGORITHMS, ArchiveNode
 from custody.bitarchive.states import UploadState
 from custody.bitarchive.tables import replica_file
@@ -66,8 +66,32 @@ def upload(archive: Archive, paths: Sequence[Path], *, who: str, keep: bool = Fa
     :param keep: leave the local files where they are.
     Faults: CONFIG where one of them cannot be uploaded at all; then nothing was sent.
     """
-    check_sources(paths)
-    return [_upload_one(archive, path, who=who, keep=keep) for path in paths]
+    gone = {path: done for path in paths if (done := _deleted_before(archive, path, who))}
+    check_sources([path for path in paths if path not in gone])
+    return [gone.get(path) or _upload_one(archive, path, who=who, keep=keep) for path in paths]
+
+
+def _deleted_before(archive: Archive, path: Path, who: str) -> Uploaded | None:
+    """A file that an earlier run uploaded and let go, perhaps with its last breath: that is done, and no error."""
+    if path.is_symlink() or path.exists() or not is_name(path.name):
+        return None
+    place = disk_place(path.absolute())
+    on_record = [line for line in archive.ledger.where_is(path.name) if line.place == place]
+    known = catalogue.find(archive, path.name)
+    if known is None or not on_record:
+        return None
+    query = sa.select(replica_file.c.replica, replica_file.c.upload_state).where(replica_file.c.file_id == known.id)
+    with archive.ledger.begin() as connection:
+        found = {row.replica: UploadState(row.upload_state) for row in connection.execute(query)}
+        states = {one.id: found.get(one.id, UploadState.UNKNOWN) for one in archive.config.replicas}
+        done = Uploaded(path, states, deleted=True)
+        if not done.is_complete:
+            return None
+        if on_record[-1].state is CopyState.PRESENT:
+            number = archive.ledger.record_file(connection, path.name, known.fixity)
+            archive.ledger.record_copy(connection, number, place, CopyState.RELEASED)
+            catalogue.event(connection, archive, who, "deleted", path.name, place=place)
+    return done
 
 
 def _upload_one(archive: Archive, path: Path, *, who: str, keep: bool) -> Uploaded:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from typing import Any
 
@@ -82,6 +83,7 @@ def _names(text: str | None) -> tuple[str, ...]:
 @click.option("--prefetchdate", help="Take it from the dump of this day.")
 def dump(farm: str, name: str | None, date: str | None, cutoff: str | None, **given: Any) -> None:
     """Dump one wiki in this process, without Airflow."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that lock and lease are given back
     options = Options(
         jobs=_names(given["job"]),
         restartfrom=given["restartfrom"],

@@ -39,9 +39,12 @@ def choose(
     group: str | None = None,
     host: str | None = None,
     copy_id: int | None = None,
+    machine: str | None = None,
     limit: int = DEFAULT_LIMIT,
 ) -> list[Pending]:
     """The next copies, most urgent first; within a priority each group and host in turn, the oldest of each first.
+
+    :param machine: only databases that lie on it.
 
     A copy with a fault waits for its pause, or for a revert where time mends nothing; it keeps nobody else waiting.
     Faults: CANCELLED where the stage is off.
@@ -69,6 +72,8 @@ def choose(
         query = query.where(tables.run.c.minidvodb_group == group)
     if host:
         query = query.where(place.c.name == host)
+    if machine:
+        query = query.where(tables.run.c.minidvodb_host == machine)
     if copy_id is not None:
         query = query.where(one.c.minidvodbcopy_id == copy_id)
     with ledger.read() as connection:

@@ -6,16 +6,18 @@ from pathlib import Path
 
 import sqlalchemy as sa
 
+from custody.host import LocalHost
 from custody.ledger.store import now
 from custody.minidvodb import chain, dvo, movers, room, tables
 from custody.minidvodb.codes import CopyFault, FaultCode
 from custody.minidvodb.destination import identify, record_look
-from custody.minidvodb.far import Look
+from custody.minidvodb.far import Far, Look
 from custody.minidvodb.locks import refuse_writers
 from custody.minidvodb.manifest import Snapshot, mark_of, take_snapshot
 from custody.minidvodb.records import CopyStep
 from custody.minidvodb.step import Work, copy_step
 
+_MACHINE_ID = Path("/etc/machine-id")
 CHECKED_MARK = "checked_mark"
 """Key of the profile: the look at the database whose tables were found sane."""
 
@@ -32,7 +34,10 @@ def preflight(work: Work) -> None:
     holder = chain.choose(work)
     entries = chain.manifest_from(work, holder).entries if holder else look_at_source(copy.source)
     far = work.far()
+    if isinstance(work.host, LocalHost) and Path(copy.path).resolve().is_relative_to(copy.source.resolve()):
+        raise CopyFault(FaultCode.CONFIG, copy.path, f"lies inside of the database {copy.source}")
     look = far.probe()
+    refuse_itself(copy.source, look, far)
     identify(work.ledger, copy.destination, look.machine, look.filesystem, copy.path)
     record_look(work.ledger, copy.destination, look.space.as_json())
     if look.target in {"link", "other"}:
@@ -56,6 +61,22 @@ def look_at_source(root: Path) -> Snapshot:
     refuse_writers(root, entries)
     dvo.check(root, entries)
     return entries
+
+
+def refuse_itself(source: Path, look: Look, far: Far) -> None:
+    """A copy that is the original, under another name of its machine, is none. Faults: CONFIG."""
+    try:
+        status = source.stat()
+        machine = _MACHINE_ID.read_text().strip()
+    except OSError:
+        return
+    if look.machine == machine and look.inode == f"{status.st_dev}:{status.st_ino}":
+        raise CopyFault(
+            FaultCode.CONFIG,
+            far.where,
+            "is the database itself, not a copy of it",
+            next_command="custody minidvodb update --copy N --set-path OTHER",
+        )
 
 
 def reserve(work: Work, entries: Snapshot, look: Look) -> None:

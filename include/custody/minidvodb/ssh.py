@@ -31,6 +31,7 @@ class SharedSshHost(SshHost):
         self._ciphers = ciphers
         self._shared: subprocess.Popen[bytes] | None = None
         self._tried = False
+        self._asked = 0
         self.stays = False
         self._folder = Path(tempfile.mkdtemp(prefix="custody-mux-"))
         atexit.register(self.close)
@@ -38,7 +39,8 @@ class SharedSshHost(SshHost):
     def ssh_command(self) -> list[str]:
         """See :class:`SshHost`."""
         own = super().ssh_command() + ([f"-oCiphers={self._ciphers}"] if self._ciphers else [])
-        if not self._tried:
+        self._asked += 1
+        if not self._tried and (self.stays or self._asked > 1):  # for a single command its own connection is cheaper
             self._tried = True
             self._share(own)
         if self._shared and self._shared.poll() is None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from functools import cached_property, wraps
@@ -216,7 +216,9 @@ def _on_record(work: Work, step: str, fault: Fault) -> Fault:
     if fault.kind is FaultKind.CONFLICT and work.held.lost:
         return fault  # the lease is somebody else's now, and so is the record
     if fault.kind is FaultKind.THROTTLED:
-        return fault  # a wait for its turn is no failure
+        with suppress(Fault), work.transaction() as connection:
+            change(connection, work.copy.id)  # a wait for its turn is no failure; it stays in this run's hands
+        return fault
     code = code_of(fault)
     attempts = work.copy.row["attempts"] + (code is not FaultCode.CANCELLED)
     settings = work.copy.destination.settings

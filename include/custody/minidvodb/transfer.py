@@ -28,7 +28,7 @@ from custody.minidvodb.manifest import (
     take_snapshot,
 )
 from custody.minidvodb.movers import Job, Sent
-from custody.minidvodb.preflight import CHECKED_MARK, reserve
+from custody.minidvodb.preflight import CHECKED_MARK, refuse_itself, reserve
 from custody.minidvodb.records import NOT_RESERVED, Copy, CopyStep
 from custody.minidvodb.step import Work, copy_step
 
@@ -77,6 +77,7 @@ def _open(work: Work, far: Far, entries: Snapshot) -> Look:
     identify(work.ledger, copy.destination, look.machine, look.filesystem, copy.path)  # it may be unmounted by now
     if look.target in {"link", "other"}:
         raise far.taken()
+    refuse_itself(copy.source, look, far)
     if foreign := room.strangers(entries, look.staged):
         far.remove_staged(sorted(foreign, reverse=True))
         look = far.open_staging()

@@ -265,7 +265,10 @@ class _Running:
         pairs = zip(self.pipeline.commands, result.exits, strict=True)
         failed = [ended for command, ended in pairs if not command.accepts(ended.code)]
         if failed:
-            raise Fault(FaultKind.DATA, self.name, "; ".join(_describe(ended) for ended in failed))
+            said = "; ".join(_describe(ended) for ended in failed)
+            if "No space left on device" in said:
+                raise Fault(FaultKind.CAPACITY, self.name, said, next_command="free space on its disk, then run again")
+            raise Fault(FaultKind.DATA, self.name, said)
         return result
 
 

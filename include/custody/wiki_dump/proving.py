@@ -24,12 +24,19 @@ _COUNTED = {"pages": "pages", "revisions": "revisions", "log_items": "log_items"
 
 
 def jobs_to_prove(work: Work) -> list[str]:
-    """The jobs that have files which were made and are not published yet, in order."""
+    """The jobs that have files which are not published yet, in order; not those that failed while they were made."""
     with work.ledger.read() as connection:
         jobs = runs.jobs_of(connection, work.run.id)
         files = runs.files_of(connection, work.run.id)
     waiting = {file.job for file in files if file.state is not FileState.PUBLISHED}
-    return [job.name for job in jobs if job.name in waiting and job.state is not JobState.SKIPPED]
+    unmade = {file.job for file in files if file.state is FileState.PLANNED}
+    return [
+        job.name
+        for job in jobs
+        if job.name in waiting
+        and job.state is not JobState.SKIPPED
+        and not (job.state is JobState.FAILED and job.name in unmade)
+    ]
 
 
 def prove_job(work: Work, job: str) -> int:

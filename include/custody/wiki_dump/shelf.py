@@ -93,7 +93,13 @@ def _content(run: Run, lines: list[JobLine]) -> dict[str, bytes]:
         "dumpstatus.json": json.dumps(status.dumpstatus(lines, run.url)).encode() + b"\n",
         "report.json": json.dumps(status.report_json(lines, run.url)).encode() + b"\n",
         "status.html": status.status_line(
-            run.wiki.name, run.date, run.state, lines, at, labels=labels(run.wiki), link=f"{run.wiki.name}/{run.date}"
+            run.wiki.name,
+            run.date,
+            run.state,
+            lines,
+            at,
+            labels=labels(run.wiki),
+            link=None if run.wiki.private else f"{run.wiki.name}/{run.date}",
         ).encode(),
         run.settings.perdumpindex: status.run_page(
             *(run.wiki.name, run.date, run.state, lines, at),

@@ -167,8 +167,7 @@ def _on_record(work: Work, fault: Fault) -> Fault:
 
 
 def _public(fault: Fault, run: Run) -> str:
-    """A fault for the readers of a page: without the paths and names of our machines."""
-    reason = fault.reason
-    for place in (run.settings.private, run.settings.temp, run.settings.public):
-        reason = reason.replace(place, "")
-    return reason[:500] if fault.kind is FaultKind.DATA else f"it stopped ({fault.kind}) and is tried again"
+    """A fault for the readers of a page: nothing of our machines. What it was in full, the log and the ledger know."""
+    if fault.kind is not FaultKind.DATA:
+        return f"it stopped ({fault.kind}); the next run takes it up"
+    return "it is not whole; the next run makes it again" if "/" in fault.reason else fault.reason[:200]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any, ClassVar
 
 from airflow.sdk import Asset, BaseBranchOperator, BaseOperator, BaseOperatorLink, Context
@@ -13,9 +13,10 @@ from airflow.sdk.types import TaskInstanceKey
 from custody.faults import Fault, FaultKind
 from custody.ledger import Ledger
 from custody.minidvodb import audit, catalogue, load, queue, report, switches
+from custody.minidvodb import config as configuration
 from custody.minidvodb.preflight import preflight
 from custody.minidvodb.publish import publish
-from custody.minidvodb.records import Copy
+from custody.minidvodb.records import Copy, lease_of
 from custody.minidvodb.records import load as load_copy
 from custody.minidvodb.step import Step
 from custody.minidvodb.transfer import transfer
@@ -125,6 +126,7 @@ class LoadCopiesOperator(MinidvodbOperator):
             group=params["group"],
             host=params["host"],
             copy_id=params["copy"],
+            machine=configuration.load(params["config"]).machine if params["config"] else None,
             limit=int(params["limit"]),
         )
         for one in chosen:
@@ -151,7 +153,14 @@ class CopyStepOperator(MinidvodbOperator):
         copy = load_copy(ledger, int(self.copy_id))
         context["copy"] = copy.subject  # type: ignore[typeddict-unknown-key] # for map_index_template
         self.log.info("copy %d, %s: %s, %s", copy.id, copy.subject, copy.state, copy.step)
-        done = type(self).step(ledger, copy.id, who=run_of(context), reach=reach)
+        try:
+            done = type(self).step(ledger, copy.id, who=run_of(context), reach=reach)
+        except Fault as fault:
+            if fault.kind is FaultKind.CONFLICT and fault.subject == lease_of(copy.id):
+                # another run works on it: its end is waited for without a worker, and then this step is found done
+                until = datetime.now(UTC) + timedelta(minutes=1)
+                raise Fault(FaultKind.THROTTLED, copy.subject, fault.reason, until=until) from fault
+            raise
         self.log.info("copy %d, %s: %s, %s", done.id, done.subject, done.state, done.step)
         return self.result(context, done)
 

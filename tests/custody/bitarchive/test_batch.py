@@ -281,6 +281,15 @@ def test_a_file_that_is_gone_or_of_another_size_is_told(site: Site) -> None:
     assert "the catalogue says" in messages[1]
 
 
+def test_files_are_compared_with_the_catalogue_after_the_job_where_that_is_asked_for(site: Site) -> None:
+    path = site.path(FILES[0])
+    path.write_bytes(b"x" * path.stat().st_size)
+    site.reconfigure(verify_after=True)
+    found = site.run(site.job(HOOKS))
+    assert states(site, found) == ["failed", "done", "done", "done"]
+    assert "is not what the catalogue says" in next(finish.lines(site.archive, found.batch.id)).message
+
+
 def test_a_job_that_hangs_is_ended_for_that_file_only(site: Site) -> None:
     text = """
         import time

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
+import tempfile
 import textwrap
 import time
 from pathlib import Path
@@ -230,3 +233,43 @@ def test_a_file_that_only_root_may_read_is_refused_with_the_remedy(site: Site) -
     found = site.run("FileListJob", regexp="a.*")
     (line,) = finish.lines(site.archive, found.batch.id)
     assert "jobs do not run as root. Next: chmod o+r" in line.message
+
+
+def python_for_everybody() -> str | None:
+    """A Python of this version that another user may run; the one of the tests may lie below root's home."""
+    version = f"{sys.version_info.major}.{sys.version_info.minor}"
+    for candidate in (f"/usr/bin/python{version}", sys.executable):
+        argv = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", candidate, "-c", "import ssl"]
+        try:
+            if subprocess.run(argv, capture_output=True, check=False).returncode == 0:
+                return candidate
+        except FileNotFoundError:
+            return None
+    return None
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")
+def test_the_same_walls_hold_for_an_ordinary_user(tmp_path_factory: pytest.TempPathFactory) -> None:
+    python = python_for_everybody()
+    if python is None:
+        pytest.skip("there is no Python here that an ordinary user may run")
+    packages = [entry for entry in sys.path if entry.endswith("site-packages")]
+    root = Path(__file__).parents[3]
+    with tempfile.TemporaryDirectory() as home:
+        Path(home).chmod(0o777)
+        script = str(root / "tests" / "bitarchive_as_user.py")
+        done = subprocess.run(
+            ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", python, script, home],
+            env={
+                "PATH": os.environ["PATH"],
+                "HOME": home,
+                "PYTHONPATH": ":".join([str(root / "include"), str(root / "tests"), *packages]),
+                "PYTHONDONTWRITEBYTECODE": "1",
+            },
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+    if "bubblewrap" in done.stderr and "does not run here" in done.stderr:
+        pytest.skip(f"user namespaces are not for ordinary users here: {done.stderr[-600:]}")
+    assert done.stdout == "refused refused refused stopped\n", done.stderr

@@ -93,7 +93,7 @@ def sorted_by_the_system(paths: list[Path]) -> bytes:
     ).stdout
 
 
-@pytest.mark.parametrize("block_bytes", [7, 64, 1 << 20])
+@pytest.mark.parametrize("block_bytes", [16, 64, 1 << 20])
 def test_a_merge_equals_sort(tmp_path: Path, block_bytes: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(merging, "BLOCK_BYTES", block_bytes)
     dice = random.Random(block_bytes)
@@ -116,10 +116,26 @@ def test_a_part_without_a_last_line_end_is_merged_whole(tmp_path: Path) -> None:
     assert out.getvalue() == b"a\nb\nc\n"
 
 
-def test_a_part_that_is_not_sorted_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "a").write_bytes(b"b\na\n")
-    with pytest.raises(Fault, match="is not sorted"):
-        merging.merge([tmp_path / "a"], BytesIO())
+@pytest.mark.parametrize("block_bytes", [16, 1 << 10, 1 << 20])
+def test_a_part_that_is_not_sorted_is_mended_or_refused(
+    tmp_path: Path, block_bytes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(merging, "BLOCK_BYTES", block_bytes)
+    dice = random.Random(block_bytes)
+    refused = 0
+    for _ in range(30):
+        paths = [tmp_path / "a", tmp_path / "b"]
+        for path in paths:
+            path.write_bytes(b"".join(b"%04d\n" % dice.randrange(10_000) for _ in range(600)))
+        out = BytesIO()
+        try:
+            merging.merge(paths, out)
+        except Fault as fault:
+            assert "is not sorted" in fault.reason
+            refused += 1
+        else:
+            assert out.getvalue() == sorted_by_the_system(paths)
+    assert refused == 30
 
 
 @pytest.mark.parametrize(

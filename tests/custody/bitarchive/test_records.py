@@ -36,7 +36,8 @@ def read(path: Path) -> tuple[list[tuple[int, str, bytes]], list[Damage]]:
     damages: list[Damage] = []
     for item in read_records(path):
         if isinstance(item, Damage):
-            damages.append(item)
+            if item.length_bytes:
+                damages.append(item)
             if kept and kept[-1][0] == item.offset_bytes:
                 kept.pop()
             continue

@@ -55,6 +55,16 @@ def test_uploading_again_sends_nothing_and_deletes_what_is_equal(site: Site, sou
     assert site.digests() == before
 
 
+def test_a_file_that_an_earlier_run_let_go_is_done_and_one_that_never_was_is_an_error(site: Site, source: Path) -> None:
+    upload.upload(site.archive, [source], who="test")
+    (done,) = upload.upload(site.archive, [source], who="test")
+    assert (done.states, done.deleted) == (DONE, True)
+    with pytest.raises(Fault, match="is no file"):
+        upload.upload(site.archive, [source.with_name("never.warc")], who="test")
+    with pytest.raises(Fault, match="is no file"):
+        upload.upload(site.archive, [source.parent / "elsewhere" / source.name], who="test")
+
+
 def test_other_bytes_under_a_known_name_are_refused_and_kept(site: Site, source: Path, tmp_path: Path) -> None:
     upload.upload(site.archive, [source], who="test")
     before = site.digests()

@@ -6,7 +6,7 @@ import os
 import shutil
 import socket
 import subprocess
-import threading
+import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ from typing import Any
 
 import httpx
 import pytest
-import uvicorn
+import yaml
 from starlette.testclient import TestClient
 
 from bitarchive_samples import PAGES, arc_record, http, sample, version_block, write_sample
@@ -203,21 +203,31 @@ class Viewer:
 
 
 @pytest.fixture
-def viewer(site: Site, pywb: Path) -> Iterator[Viewer]:
-    """The viewer as it is started, with pywb behind it."""
+def viewer(site: Site, pywb: Path, tmp_path: Path) -> Iterator[Viewer]:
+    """The viewer as people start it: one command."""
     made = Viewer(free_port(), free_port())
-    commands = Commands(site.archive, server.home_of(site.archive), f"http://127.0.0.1:{made.pywb_port}")
-    app = make_app(commands, f"http://127.0.0.1:{made.pywb_port}")
-    config = uvicorn.Config(app, host="127.0.0.1", port=made.port, http="httptools", log_level="warning")
-    running = uvicorn.Server(config)
-    thread = threading.Thread(target=running.run, daemon=True)
-    with server.running_pywb(site.archive, pywb, "127.0.0.1", made.pywb_port, made.port):
-        thread.start()
-        while not running.started:
-            time.sleep(0.05)
+    config = tmp_path / "config" / "bitarchive" / "news.yml"
+    config.parent.mkdir(parents=True)
+    config.write_text(yaml.safe_dump(site.archive.config.model_dump(mode="json")))
+    env = os.environ | {"CUSTODY_LEDGER": site.archive.ledger.url, "CUSTODY_CONFIG_DIR": str(tmp_path / "config")}
+    argv = [sys.executable, "-m", "custody.cli", "bitarchive", "viewer", "news"]
+    argv += ["--port", str(made.port), "--pywb-port", str(made.pywb_port)]
+    process = subprocess.Popen(argv, env=env | {"CUSTODY_PYWB": str(pywb)}, stderr=subprocess.PIPE)
+    try:
+        deadline = time.monotonic() + 90
+        while time.monotonic() < deadline and process.poll() is None:
+            try:
+                httpx.get(f"{made.url}/getStatus", trust_env=False)
+                break
+            except httpx.HTTPError:
+                time.sleep(0.1)
+        assert process.poll() is None, process.stderr and process.stderr.read().decode()
         yield made
-        running.should_exit = True
-        thread.join(10)
+    finally:
+        process.terminate()
+        process.wait(20)
+    with pytest.raises(httpx.HTTPError):  # what it started is gone with it
+        httpx.get(f"http://127.0.0.1:{made.pywb_port}/", trust_env=False)
 
 
 def choose(viewer: Viewer, *jobs: int) -> None:

@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 import os
+from datetime import timedelta
+from pathlib import Path
 
 import pytest
 
+from custody.faults import Fault
+from custody.ledger import Ledger
+from custody.minidvodb import report, view
+from custody.minidvodb.actions import Selection, revert
+from custody.minidvodb.audit import audit_due
 from custody.minidvodb.records import CopyState
-from minidvodb_rig import STEPS, WHO, Rig, tree_of, visible
+from minidvodb_rig import STEPS, WHO, Rig, make_rig, tree_of, visible
 
 
 @pytest.mark.parametrize("mover", ["rsync", "stream"])
@@ -76,3 +83,28 @@ def test_odd_names_arrive_as_they_are(rig: Rig, mover: str) -> None:
     (copy_id,) = rig.queue()
     assert rig.do(copy_id).state is CopyState.FULL
     assert tree_of(rig.remote / source.name) == tree_of(source)
+
+
+def test_a_copy_goes_its_way_on_every_database(any_ledger: Ledger, tmp_path: Path) -> None:
+    rig = make_rig(tmp_path, any_ledger, None)
+    rig.make("ThreePi.1")
+    rig.make("ThreePi.2", seed=2)
+    rig.host()
+    first, second = rig.queue()
+    assert rig.do(first).state is CopyState.FULL
+    (rig.remote / "ThreePi.2").mkdir()
+    (rig.remote / "ThreePi.2/theirs").touch()
+    with pytest.raises(Fault):
+        rig.do(second)
+    (cell,) = report.cells(any_ledger)
+    assert (cell.full, cell.faulted, cell.new, cell.unproven) == (1, 1, 0, 0)
+    assert cell.bytes_full == rig.load(first).row["bytes"]
+    assert cell.eta_s is None or cell.eta_s >= 0
+    assert [one.text for one in report.alerts(any_ledger)] == ["1 copies wait for a person (VERIFY, new)"]
+    revert(any_ledger, Selection(fault="VERIFY"), who=WHO, replace=True)
+    assert rig.pending() == [second]
+    assert rig.do(second).state is CopyState.FULL
+    found, faults = audit_due(any_ledger, who=WHO, reach=rig.reach, older_than=timedelta(0), limit=10)
+    assert ([one.state for one in found], faults) == (["full", "full"], [])
+    assert view.read(any_ledger, second).events[0].what == "audited"
+    assert {line.state for line in any_ledger.where_is("ThreePi.2")} == {"present", "proven"}

@@ -12,11 +12,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from custody.faults import Fault, FaultKind
-from custody.host import SshHost, SshTarget
+from custody.host import Completed, LocalHost, SshHost, SshTarget
 from custody.minidvodb.codes import CopyFault, FaultCode, code_of
 from custody.minidvodb.records import CopyState
 from custody_demo.minidvodb_sample import BROKEN, Shape
@@ -235,6 +236,49 @@ def test_something_else_under_the_name_is_never_written_over(local_rig: Rig) -> 
     assert fault.kind is FaultKind.NEEDS_HUMAN
     assert "--replace" in str(fault)
     assert (local_rig.remote / "ThreePi.1/theirs").read_text() == "theirs"
+
+
+def test_the_database_itself_is_no_copy_of_it(rig: Rig) -> None:
+    source = rig.make()
+    rig.host(path=source.parent)
+    (copy_id,) = rig.queue()
+    fault = fails(rig, copy_id)
+    assert code_of(fault) is FaultCode.CONFIG
+    assert "is the database itself" in str(fault)
+    rig.set(copy_id, minidvodb_rsync_path=str(source))
+    rig.reach = lambda known: LocalHost()  # type: ignore[method-assign, assignment]
+    assert "lies inside of the database" in str(fails(rig, copy_id))
+    assert not (source / ".incoming").exists()
+
+
+def test_a_login_that_talks_is_told(local_rig: Rig) -> None:
+    copy_id = local_rig.one()
+    local_rig.do(copy_id, "preflight", "transfer")
+    host = LocalHost()
+    real = host.run
+
+    def run(argv: Any, **keys: Any) -> Completed:
+        done = real(argv, **keys)
+        return replace(done, stdout=b"Welcome!\n" + done.stdout)
+
+    host.run = run  # type: ignore[method-assign, assignment]
+    local_rig.reach = lambda known: host  # type: ignore[method-assign, assignment]
+    assert "answers what nobody understands" in str(fails(local_rig, copy_id, "verify"))
+
+
+def test_a_staged_directory_without_rights_is_taken_up_again(local_rig: Rig) -> None:
+    source = local_rig.make()
+    (source / "n0000").chmod(0o555)
+    local_rig.host(mover="stream")
+    (copy_id,) = local_rig.queue()
+    local_rig.do(copy_id, "preflight", "transfer")
+    stage = local_rig.remote / f".incoming/ThreePi.1.{copy_id}"
+    (stage / "n0000").chmod(0o755)
+    (stage / "n0000/0000.cpm").unlink()
+    (stage / "n0000").chmod(0o555)
+    local_rig.set(copy_id, step="checked")
+    assert local_rig.do(copy_id).state is CopyState.FULL
+    assert tree_of(local_rig.remote / "ThreePi.1") == tree_of(source)
 
 
 def test_a_missing_source(local_rig: Rig) -> None:

@@ -14,6 +14,7 @@ from custody.faults import Fault, FaultKind
 from custody.ledger import Ledger
 from custody.ledger.store import now
 from custody.minidvodb import catalogue, destination, load, queue, switches, tables
+from custody.minidvodb import config as configuration
 from custody.minidvodb.actions import select
 from custody.minidvodb.switches import Stage
 from minidvodb_rig import WHO, Rig, visible
@@ -165,6 +166,29 @@ def test_what_another_run_is_at_is_left_to_it_but_not_what_was_killed(local_rig:
     assert local_rig.pending() == [copy_id]
 
 
+def test_a_run_for_a_machine_takes_its_databases_only(
+    ledger: Ledger, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, host in (("a", "ipp004"), ("b", "ipp005"), ("c", None)):
+        catalogue.add(ledger, "ThreePi", f"/data/{name}", who=WHO, host=host)
+    ask(ledger)
+    queue.queue_wanted(ledger, who=WHO)
+    example = configuration.config_directory() / "example-ipp004.yml"
+    monkeypatch.setenv("CUSTODY_CONFIG_DIR", str(tmp_path))
+    folder = tmp_path / "minidvodb"
+    folder.mkdir()
+    (folder / "one.yml").write_bytes(example.read_bytes())
+    machine = configuration.load("one").machine
+    assert [one.name for one in load.choose(ledger, machine=machine)] == ["a"]
+    for text, told in (("machine: x\nqueeu: y\n", "queeu"), ("[]", "configuration"), ("machine: [", "cannot be read")):
+        (folder / "bad.yml").write_text(text)
+        with pytest.raises(Fault, match=told):
+            configuration.load("bad")
+    for name in ("../one", "none"):
+        with pytest.raises(Fault):
+            configuration.load(name)
+
+
 def test_switches_and_intent_survive_a_restart(any_ledger: Ledger) -> None:
     know(any_ledger, 1)
     ask(any_ledger)
@@ -232,6 +256,10 @@ def test_a_host_takes_so_many_at_a_time(local_rig: Rig) -> None:
             assert raised.value.kind is FaultKind.THROTTLED
             assert raised.value.until and raised.value.until > now()
             assert local_rig.load(copy_id).row["fault"] == 0
+            local_rig.set(copy_id, epoch=now() - 2 * load.IN_HAND)
+            with pytest.raises(Fault, match="under way"):
+                local_rig.do(copy_id, "transfer")
+            assert local_rig.pending() == []  # it waits in this run, and no other takes it up
         assert local_rig.do(copy_id).state == "full"
 
 

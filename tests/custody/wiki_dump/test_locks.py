@@ -314,3 +314,24 @@ def test_a_killed_worker_leaves_a_wiki_that_the_monitor_and_the_next_run_finish(
     assert state is RunState.DONE
     with four.ledger.read() as connection:
         assert {job.state for job in runs.jobs_of(connection, run.id)} <= {JobState.DONE, JobState.SKIPPED}
+
+
+def test_a_worker_that_is_asked_to_end_gives_the_wiki_back(four: FarmSite) -> None:
+    words = [sys.executable, "-m", "custody.cli", "wiki", "dump", "farm", "--wiki", "aawiki", "--date", "20260801"]
+    script = "import time; from custody.wiki_dump import steps; steps.make_stubs = lambda work: time.sleep(60)\n"
+    script += f"import sys; sys.argv = {words[2:]!r}; from custody.cli.main import main; main()"
+    env = {**os.environ, "CUSTODY_LEDGER": four.ledger.url}
+    worker = subprocess.Popen([sys.executable, "-c", script], env=env, stderr=subprocess.DEVNULL)
+    lock = four.private("aawiki") / "lock_20260801"
+    deadline = time.monotonic() + 60
+    while "made" not in _log(four) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    worker.terminate()
+    assert worker.wait(30) == 143
+    assert not lock.exists()
+    assert take(four, "aawiki", owner="next", date="20260801").state is RunState.RUNNING
+
+
+def _log(farm: FarmSite) -> str:
+    path = farm.private("aawiki", "20260801") / "dumplog.txt"
+    return path.read_text() if path.exists() else ""

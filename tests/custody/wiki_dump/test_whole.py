@@ -6,6 +6,7 @@ import bz2
 import gzip
 import hashlib
 import json
+import os
 import shutil
 from itertools import pairwise
 from pathlib import Path
@@ -357,3 +358,40 @@ def test_a_database_that_goes_away_leaves_no_file_and_is_tried_again(one: FarmSi
     finish.give_back(one.ledger, run.id, owner="test")
     with one.ledger.read() as connection:
         assert {job.state for job in runs.jobs_of(connection, run.id)} <= {JobState.WAITING, JobState.IN_PROGRESS}
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounts a small file system: as root")
+def test_a_full_disk_loses_nothing_and_the_run_goes_on_when_there_is_room(one: FarmSite) -> None:
+    public = one.home / "public"
+    public.mkdir()
+    mounted = LocalHost().run(("mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(public)))
+    if mounted.returncode:
+        pytest.skip(f"cannot mount: {mounted.stderr_tail}")
+    try:
+        with pytest.raises(Fault) as caught:
+            run_one(one)
+        assert caught.value.kind is FaultKind.CAPACITY
+        assert not [path for path in public.rglob("*.bz2") if not has_footer(path)]
+        assert LocalHost().run(("mount", "-o", "remount,size=8m", str(public))).returncode == 0
+        assert run_one(one) is RunState.DONE
+        assert not list(one.home.rglob("*.inprog*"))
+    finally:
+        LocalHost().run(("umount", str(public)))
+
+
+def test_a_kill_between_the_rename_and_its_record_is_taken_up(one: FarmSite, monkeypatch: pytest.MonkeyPatch) -> None:
+    set_file = runs.set_file
+    killed: list[str] = []
+
+    def strike(connection: object, file_id: int, state: str, **values: object) -> None:
+        if state == "published" and len(killed) < 3:
+            killed.append(state)
+            raise Fault(FaultKind.TRANSIENT, "ledger", "is gone at this moment")
+        set_file(connection, file_id, state, **values)
+
+    monkeypatch.setattr("custody.wiki_dump.runs.set_file", strike)
+    with pytest.raises(Fault, match="gone at this moment"):
+        run_one(one)
+    assert len(killed) == 3
+    assert run_one(one) is RunState.DONE
+    assert set(states(one).values()) == {"done"}

@@ -15,7 +15,6 @@ import signal
 import stat
 import subprocess
 import sys
-import sysconfig
 import time
 from collections.abc import Iterable
 from contextlib import suppress
@@ -139,11 +138,16 @@ def _system_paths() -> Iterable[Path]:
         if not path.is_symlink():
             yield path
     seen = [Path("/usr")]
-    packages = Path(sysconfig.get_paths()["purelib"])
-    for path in (Path(sys.base_prefix), Path(sys.prefix), packages, Path(custody.__file__).parent):
+    for path in (Path(sys.base_prefix), Path(sys.prefix), *_packages(), Path(custody.__file__).parent):
         if not any(path.is_relative_to(parent) for parent in seen):
             seen.append(path)
             yield path
+
+
+def _packages() -> list[Path]:
+    """Where installed packages are, wherever that is: a container may have them below its user's home."""
+    named = (Path(entry) for entry in sys.path if entry)
+    return [path for path in named if path.name in {"site-packages", "dist-packages"} and path.is_dir()]
 
 
 def _environment() -> dict[str, str]:
@@ -151,7 +155,7 @@ def _environment() -> dict[str, str]:
         "PATH": "/usr/local/bin:/usr/bin:/bin",
         "HOME": "/tmp",  # noqa: S108 - the sandbox's own
         "LANG": "C.UTF-8",
-        "PYTHONPATH": str(Path(custody.__file__).parents[1]),
+        "PYTHONPATH": ":".join(map(str, [Path(custody.__file__).parents[1], *_packages()])),
         "PYTHONHASHSEED": "0",  # the same output every time, for jobs that iterate over sets too
         "PYTHONDONTWRITEBYTECODE": "1",
         "OMP_NUM_THREADS": "1",

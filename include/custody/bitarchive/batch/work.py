@@ -12,7 +12,8 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from custody import lease
+from custody import gate, lease
+from custody.bitarchive import catalogue
 from custody.bitarchive.archive import Archive
 from custody.bitarchive.batch import sandbox
 from custody.bitarchive.batch.inside import Order
@@ -177,9 +178,21 @@ class _Runner:
             if Stat.of_path(source) != before:
                 message = f"{source}: changed while the job ran"
                 return Outcome(FileState.FAILED, error_class=FaultKind.DATA, message=message)
-            return outcome
+            return self._verified(node, row, outcome)
         assert isinstance(node, SshNode)
-        return self._run(node.path(row.name), row, timeout_s, partial(run_there, node))
+        return self._verified(node, row, self._run(node.path(row.name), row, timeout_s, partial(run_there, node)))
+
+    def _verified(self, node: ArchiveNode, row: Row, outcome: Outcome) -> Outcome:
+        """Where it is asked for: the file has the bytes of the catalogue, after the job as before it."""
+        if not self._archive.config.verify_after:
+            return outcome
+        known = catalogue.find(self._archive, row.name)
+        found = node.digest(row.name)
+        if known is None or not gate.may_record_proof(known.fixity, found).allowed:
+            command = f"custody bitarchive check changed {self._archive.name} {self._batch.replica}"
+            message = f"{node.place(row.name)}: is not what the catalogue says. Next: {command}"
+            return Outcome(FileState.FAILED, error_class=FaultKind.DATA, message=message)
+        return outcome
 
     def _run(self, source: Path, row: Row, timeout_s: float, run: Callable[[Task, Path], Ended]) -> Outcome:
         """Run the job on a file, here or there."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import operator
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -10,20 +9,19 @@ from typing import BinaryIO
 
 from custody.faults import Fault, FaultKind, os_errors_as_faults
 
-BLOCK_BYTES = 4 << 20
+BLOCK_BYTES = 32 << 20
 MAX_OPEN_FILES = 200
 """More parts than this are merged in rounds."""
 
 
 class _Part:
-    """One sorted file, read block by block. Faults: DATA where it is not sorted."""
+    """One sorted file, read block by block."""
 
     def __init__(self, path: Path, stream: BinaryIO, block_bytes: int) -> None:
-        self._path = path
+        self.path = path
         self._stream = stream
         self._block_bytes = block_bytes
         self._rest = b""
-        self._last = b""
         self.lines: list[bytes] = []
         self.is_at_end = False
         self.fill()
@@ -34,19 +32,11 @@ class _Part:
             block = self._stream.read(self._block_bytes)
             if not block:
                 self.is_at_end = True
-                lines = [self._rest] if self._rest else []
+                self.lines = [self._rest] if self._rest else []
                 self._rest = b""
             else:
-                *lines, self._rest = (self._rest + block).split(b"\n")
-            self._require_sorted(lines)
-            self.lines = lines
-
-    def _require_sorted(self, lines: list[bytes]) -> None:
-        if not lines:
-            return
-        if lines[0] < self._last or not all(map(operator.le, lines, lines[1:])):
-            raise Fault(FaultKind.DATA, str(self._path), "is not sorted", next_command=f"LC_ALL=C sort {self._path}")
-        self._last = lines[-1]
+                self.lines = (self._rest + block).split(b"\n")
+                self._rest = self.lines.pop()
 
     def take_up_to(self, bound: bytes) -> list[bytes]:
         """The lines that are not above ``bound``."""
@@ -58,10 +48,12 @@ class _Part:
 def merge(parts: Sequence[Path], out: BinaryIO) -> int:
     """Write the lines of all parts, sorted; equal lines are all kept. Returns how many.
 
-    Faults: DATA where a part is not sorted; OS errors keep their kind.
+    What is written is sorted, whatever the parts are: one that is not is refused as soon as a line comes too late.
+    Faults: DATA then; OS errors keep their kind.
     """
     count = 0
-    block_bytes = max(1 << 16, BLOCK_BYTES * 4 // max(4, len(parts)))
+    last = b""
+    block_bytes = max(1 << 10, BLOCK_BYTES // max(1, len(parts)))
     streams: list[BinaryIO] = []
     try:
         opened = []
@@ -70,8 +62,14 @@ def merge(parts: Sequence[Path], out: BinaryIO) -> int:
                 streams.append(path.open("rb", buffering=0))
             opened.append(_Part(path, streams[-1], block_bytes))
         for lines in _rounds(opened):
-            out.write(b"\n".join(lines) + b"\n")
-            count += len(lines)
+            if lines[0] < last:
+                names = ", ".join(path.name for path in parts[:5])
+                command = "LC_ALL=C sort -c FILE, for each"
+                raise Fault(FaultKind.DATA, f"one of {names}", "is not sorted", next_command=command)
+            last = lines[-1]
+            lines.append(b"")
+            out.write(b"\n".join(lines))
+            count += len(lines) - 1
     finally:
         for stream in streams:
             stream.close()
@@ -87,6 +85,10 @@ def _rounds(parts: list[_Part]) -> Iterator[list[bytes]]:
         for part in live:
             lines += part.take_up_to(bound)
             part.fill()
+        if not lines:  # a last line that is below the others of its block
+            lines = live[0].lines
+            live[0].lines = []
+            live[0].fill()
         lines.sort()  # runs that are sorted already: this is a merge
         yield lines
         live = [part for part in live if part.lines]

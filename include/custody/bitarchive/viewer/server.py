@@ -102,13 +102,16 @@ def _await(process: subprocess.Popen[bytes], port: int, log: Path) -> None:
     raise Fault(FaultKind.CONFIG, "pywb", f"does not start on port {port}", next_command=f"look at {log}")
 
 
-def serve(archive: Archive, *, host: str, port: int, pywb_port: int) -> None:
-    """Serve until interrupted. Faults: CONFIG where pywb is missing or a port is taken."""
+def serve(archive: Archive, *, host: str, port: int, pywb_port: int, replay_url: str | None = None) -> None:
+    """Serve until interrupted. Faults: CONFIG where pywb is missing or a port is taken.
+
+    :param replay_url: how browsers reach pywb, where not at its own address.
+    """
     import uvicorn
 
     program = find_pywb(archive)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     with running_pywb(archive, program, host, pywb_port, port):
-        commands = Commands(archive, home_of(archive), f"http://{host}:{pywb_port}")
+        commands = Commands(archive, home_of(archive), replay_url or f"http://{host}:{pywb_port}")
         app = make_app(commands, f"http://127.0.0.1:{pywb_port}")
         uvicorn.run(app, host=host, port=port, http="httptools", log_level="warning", access_log=False)

@@ -10,7 +10,8 @@ from typing import IO
 
 from custody.host import SshHost, classify_ssh
 from custody.minidvodb.codes import CopyFault, FaultCode, classify_saying, from_ssh
-from custody.minidvodb.far import Far, unescape
+from custody.minidvodb.far import Far
+from custody.minidvodb.far_answers import unescape
 from custody.minidvodb.manifest import FILE, Entry, chunks
 from custody.minidvodb.movers import Job, Sent
 from custody.minidvodb.movers.process import Program, running

@@ -7,11 +7,13 @@ with its closing tag but without its pages.
 from __future__ import annotations
 
 import bz2
+import fcntl
 import os
 import re
 import threading
 import zlib
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -25,10 +27,10 @@ from custody.wiki_dump.bz2.bits import footer, mapped
 from custody.wiki_dump.commands import Command, Feed, Pipeline
 
 SUMS = ("md5", "sha1", "sha256")
-_PAGE = re.compile(
-    rb"\n  <page>\n    <title>[^<]*</title>\n    <ns>-?\d+</ns>\n    <id>(\d+)</id>|"
-    rb"\n    <revision>|\n  <logitem>\n    <id>(\d+)</id>"
-)
+_PAGE = b"\n  <page>\n"
+_PAGE_HEAD = re.compile(rb"\n  <page>\n    <title>[^<]*</title>\n    <ns>-?\d+</ns>\n    <id>(\d+)</id>")
+_REVISION = b"\n    <revision>\n"
+_LOG_ITEM = re.compile(rb"\n  <logitem>\n    <id>(\d+)</id>")
 _TAIL_BYTES = 8192
 _SQL_TRAILER = b"-- Dump completed"
 _BROKEN: tuple[type[Exception], ...] = (OSError, ValueError, zlib.error, isal_zlib.error)  # type: ignore[assignment]
@@ -106,18 +108,24 @@ class XmlJudge:
         self._tail = text
 
     def _scan(self, text: bytes, end: int) -> None:
-        for found in _PAGE.finditer(text):
-            if found.start() >= end:
+        """Count what begins before ``end``."""
+        self._revisions += text.count(_REVISION, 0, end + len(_REVISION) - 1)
+        at = text.find(_PAGE, 0, end + len(_PAGE) - 1)
+        while at >= 0:
+            head = _PAGE_HEAD.match(text, at)
+            if head is None:
+                self._wrong = self._wrong or "holds a page without title or number"
                 break
-            if found[1]:
-                self._see_page(int(found[1]))
-            elif found[2]:
-                number = int(found[2])
-                if number <= self._last_log:
-                    self._wrong = self._wrong or f"log item {number} comes after {self._last_log}"
-                self._logs, self._last_log = self._logs + 1, number
-            else:
-                self._revisions += 1
+            self._see_page(int(head[1]))
+            at = text.find(_PAGE, at + 1, end + len(_PAGE) - 1)
+        at = text.find(b"\n  <logitem>\n", 0, end + 13)
+        while at >= 0:
+            item = _LOG_ITEM.match(text, at)
+            number = int(item[1]) if item else 0
+            if number <= self._last_log:
+                self._wrong = self._wrong or f"log item {number} comes after {self._last_log}"
+            self._logs, self._last_log = self._logs + 1, number
+            at = text.find(b"\n  <logitem>\n", at + 1, end + 13)
 
     def _see_page(self, page_id: int) -> None:
         if page_id <= self._last:
@@ -242,6 +250,8 @@ def _members(raw: Iterator[bytes], make: Callable[[], Any], subject: str) -> Ite
 def _read_piped(path: Path, hasher: Hasher, judge: Judge, lbzip2: str) -> None:
     """All cores decompress while we hash what goes in and judge what comes out."""
     source, target = os.pipe()
+    with suppress(OSError):
+        fcntl.fcntl(target, fcntl.F_SETPIPE_SZ, BLOCK_BYTES)
     errors: list[BaseException] = []
 
     def pump() -> None:

@@ -11,12 +11,15 @@ from unicodedata import is_normalized, normalize
 
 _FORBIDDEN = re.compile(rb"[\x00-\x08\x0b\x0c\x0e-\x1f]|\xef\xbf[\xbe\xbf]")
 _FORBIDDEN_ASCII = re.compile(rb"[\x00-\x08\x0b\x0c\x0e-\x1f]")
+_CONTROLS = bytes(sign for sign in range(32) if sign not in b"\t\n\r")
 _REPLACEMENT = "\ufffd".encode()
 
 
 def clean(raw: bytes) -> bytes:
     """Text that XML can hold; the very same object where nothing had to change."""
     if raw.isascii():
+        if len(raw.translate(None, _CONTROLS)) == len(raw):
+            return raw
         return _FORBIDDEN_ASCII.sub(_REPLACEMENT, raw)
     raw = _FORBIDDEN.sub(_REPLACEMENT, raw)
     try:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from custody.faults import Fault, FaultKind
+from custody.wiki_dump.engine.mysql_rows import stream_rows, widen
 
 Row = tuple[Any, ...]
 """Of bytes and None."""
@@ -137,7 +138,6 @@ class MysqlRows:
 
     def __init__(self, address: Address) -> None:
         import pymysql
-        from pymysql.cursors import SSCursor
 
         self._errors = pymysql.err
         self.name = f"{address.socket or f'{address.host}:{address.port}'}/{address.database}"
@@ -153,11 +153,11 @@ class MysqlRows:
                 charset="utf8mb4",
                 use_unicode=False,
                 conv={},
-                cursorclass=SSCursor,
                 connect_timeout=20,
                 read_timeout=600,
                 init_command="SET SESSION TRANSACTION READ ONLY",
             )
+            widen(self._connection)
             self._run("SET NAMES binary")
         except pymysql.err.MySQLError as error:
             raise self._fault(error) from error
@@ -178,10 +178,7 @@ class MysqlRows:
     def query(self, sql: str) -> Iterator[Row]:
         """See :class:`Rows`."""
         try:
-            cursor = self._connection.cursor()
-            cursor.execute(sql)
-            while rows := cursor.fetchmany(FETCH):
-                yield from rows
+            yield from stream_rows(self._connection, sql)
         except (self._errors.MySQLError, OSError, EOFError) as error:
             raise self._fault(error) from error
 

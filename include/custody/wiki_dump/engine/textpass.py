@@ -25,11 +25,10 @@ TRIES = 5
 FIRST_PAUSE_S = 1.0
 MAX_LOST_IN_A_ROW = 200
 
-_TEXT = re.compile(
-    rb"    <revision>\n      <id>(\d+)</id>\n|"
-    rb"  <page>\n    <title>[^<]*</title>\n    <ns>-?\d+</ns>\n    <id>(?P<page>\d+)</id>\n|"
-    rb'<text bytes="(?P<size>\d*)" sha1="(?P<sha1>[^"]*)" location="(?P<address>[^"]*)"(?: id="[^"]*")? />'
-)
+_TEXT = b'<text bytes="'
+_END = b" />"
+_REVISION = b"    <revision>\n      <id>"
+_PAGE = re.compile(rb"  <page>\n    <title>[^<]*</title>\n    <ns>-?\d+</ns>\n    <id>(\d+)</id>\n")
 
 Prefetch = Callable[[Mapping[int, tuple[int, bytes]], tuple[int, int]], Mapping[int, bytes]]
 """Given revision numbers with the length and sha1 they must have, escaped texts that have them.
@@ -186,17 +185,34 @@ class TextPass:
 
 
 def _places(stubs: bytes, page_id: int) -> Iterator[_Place]:
-    rev_id = 0
-    for found in _TEXT.finditer(stubs):
-        if found[1]:
-            rev_id = int(found[1])
-        elif found["page"]:
-            page_id = int(found["page"])
-        else:
-            address = found["address"]
-            if b"&" in address:
-                address = unescape(address.decode()).encode()
-            yield _Place(*found.span(), page_id, rev_id, int(found["size"] or 0), found["sha1"], address)
+    """The text elements of a batch: found by their beginning, which is no part of any escaped text."""
+    before, *pieces = stubs.split(_TEXT)
+    rev_id = _last_revision(before, 0)
+    page_id = _last_page(before, page_id)
+    start = len(before)
+    for piece in pieces:
+        head, _, rest = piece.partition(_END)
+        values = head.split(b'"')
+        length = len(_TEXT) + len(piece)
+        if len(values) >= 5 and values[3] == b" location=":
+            address = values[4] if b"&" not in values[4] else unescape(values[4].decode()).encode()
+            end = start + len(_TEXT) + len(head) + len(_END)
+            yield _Place(start, end, page_id, rev_id, int(values[0] or 0), values[2], address)
+        if _REVISION in rest:
+            rev_id = _last_revision(rest, rev_id)
+            page_id = _last_page(rest, page_id)
+        start += length
+
+
+def _last_revision(piece: bytes, known: int) -> int:
+    at = piece.rfind(_REVISION)
+    return known if at < 0 else int(piece[at + len(_REVISION) : piece.index(b"<", at + len(_REVISION))])
+
+
+def _last_page(piece: bytes, known: int) -> int:
+    at = piece.rfind(b"  <page>\n")
+    found = _PAGE.match(piece, at) if at >= 0 else None
+    return int(found[1]) if found else known
 
 
 def _groups(places: list[_Place]) -> Iterator[list[_Place]]:
