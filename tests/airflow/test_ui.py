@@ -35,10 +35,11 @@ pytestmark = pytest.mark.airflow
 HOSTILE = '<script>alert("x")</script>&\u202etxt.exe'
 HTML = {"accept": "text/html"}
 PAGES = ["/", "/drain", "/drain/series", "/drain/series/1", "/where-is?name=%25", "/style.css", "/page.js"]
-PAGES += ["/tape", "/tape/find?what=%25", "/minidvodb", "/minidvodb/copies", "/wiki_dump"]
+PAGES += ["/tape", "/tape/find?what=%25", "/minidvodb", "/minidvodb/copies", "/wiki_dump", "/bitarchive"]
 FORMS_FOR_PROGRAMS = ["/api/status", "/api/metrics", "/api/where-is?name=%25", "/api/drain/series/1"]
 FORMS_FOR_PROGRAMS += ["/api/tape"]
 NOT_THERE = ["/minidvodb/copy/1", "/api/minidvodb/copy/1", "/wiki_dump/run/1", "/api/wiki_dump/run/1"]
+NOT_THERE += ["/bitarchive/batch/1", "/api/bitarchive/batch/1"]
 
 
 class FolderTarget:

@@ -8,9 +8,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 
+import sqlalchemy as sa
+
 from custody import lease
 from custody.faults import Fault, FaultKind
 from custody.ledger.store import now
+from custody.ledger.tables import lease as leases
 from custody.minidvodb import chain, dvo, movers, room
 from custody.minidvodb.destination import identify
 from custody.minidvodb.far import Far, Look
@@ -32,7 +35,7 @@ from custody.minidvodb.preflight import CHECKED_MARK, refuse_itself, reserve
 from custody.minidvodb.records import NOT_RESERVED, Copy, CopyStep
 from custody.minidvodb.step import Work, copy_step
 
-_TURN_PAUSE_S = 30
+_SHORTEST_TURN_PAUSE, _LONGEST_TURN_PAUSE = timedelta(seconds=30), timedelta(minutes=8)
 
 
 @copy_step("transfer", needs=CopyStep.CHECKED, makes=CopyStep.SENT)
@@ -101,9 +104,10 @@ def _send_from(work: Work, far: Far, holder: Copy) -> None:
 def turn(work: Work) -> Iterator[None]:
     """One of the turns that a destination has; whoever finds none waits without holding anything."""
     place = work.copy.destination
-    for number in range(place.settings.max_running):
+    names = [f"minidvodb turn {place.id} {number}" for number in range(place.settings.max_running)]
+    for name in names:
         try:
-            held = lease.take(work.ledger, f"minidvodb turn {place.id} {number}")
+            held = lease.take(work.ledger, name)
         except Fault as fault:
             if fault.kind is not FaultKind.CONFLICT:
                 raise
@@ -119,8 +123,17 @@ def turn(work: Work) -> Iterator[None]:
         FaultKind.THROTTLED,
         place.name,
         f"takes {place.settings.max_running} copies at a time, and they are under way",
-        until=now() + timedelta(seconds=_TURN_PAUSE_S),
+        until=now() + _pause(work, names),
     )
+
+
+def _pause(work: Work, names: list[str]) -> timedelta:
+    """How long to wait for a turn: long where those who have one have had it long, so that waiting costs little."""
+    query = sa.select(sa.func.max(leases.c.taken_at)).where(leases.c.name.in_(names))
+    with work.ledger.read() as connection:
+        youngest = connection.scalar(query)
+    held_for = now() - youngest if youngest else timedelta(0)
+    return min(_LONGEST_TURN_PAUSE, max(_SHORTEST_TURN_PAUSE, held_for / 2))
 
 
 def _move(work: Work, far: Far, entries: Snapshot, look: Look, holder: Copy | None = None) -> Sent:

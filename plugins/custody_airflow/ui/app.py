@@ -25,7 +25,7 @@ from custody_airflow.ui.rooms import rooms
 
 MAX_NAME = 512
 MAX_FOUND = 200
-_NOT_THERE = ("series ", "copy ", "state ", "tape ")
+_NOT_THERE = ("series ", "copy ", "state ", "tape ", "batch ")
 """Subjects of faults that say that there is nothing of that name."""
 
 app = FastAPI(

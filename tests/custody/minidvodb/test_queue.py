@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import time
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import sqlalchemy as sa
 from custody.faults import Fault, FaultKind
 from custody.ledger import Ledger
 from custody.ledger.store import now
+from custody.ledger.tables import lease as leases
 from custody.minidvodb import catalogue, destination, load, queue, switches, tables
 from custody.minidvodb import config as configuration
 from custody.minidvodb.actions import select
@@ -254,7 +256,15 @@ def test_a_host_takes_so_many_at_a_time(local_rig: Rig) -> None:
             with pytest.raises(Fault) as raised:
                 local_rig.do(copy_id, "transfer")
             assert raised.value.kind is FaultKind.THROTTLED
-            assert raised.value.until and raised.value.until > now()
+            assert raised.value.until and 20 < (raised.value.until - now()).total_seconds() < 31
+            with local_rig.ledger.begin() as connection:
+                which = leases.c.name.like("minidvodb turn %")
+                connection.execute(sa.update(leases).where(which).values(taken_at=now() - timedelta(hours=5)))
+            with pytest.raises(Fault) as raised:
+                local_rig.do(copy_id, "transfer")
+            assert (
+                raised.value.until and 400 < (raised.value.until - now()).total_seconds() < load.IN_HAND.total_seconds()
+            )
             assert local_rig.load(copy_id).row["fault"] == 0
             local_rig.set(copy_id, epoch=now() - 2 * load.IN_HAND)
             with pytest.raises(Fault, match="under way"):
