@@ -79,7 +79,7 @@ def bitarchive_batch():
     resolve_job = ResolveJobOperator(task_id="resolve_job")
     list_expected_files = ListExpectedFilesOperator(task_id="list_expected_files")
     run_on_bucket = RunOnBucketOperator.partial(
-        task_id="run_on_bucket", map_index_template="{{ task.bucket['name'] }}", pool="custody_batch"
+        task_id="run_on_bucket", map_index_template="{{ bucket }}", pool="custody_batch"
     ).expand(bucket=list_expected_files.output)
     collect = CollectOperator(task_id="collect", trigger_rule=TriggerRule.ALL_DONE)
     post_process = PostProcessOperator(task_id="post_process")

@@ -18,7 +18,7 @@ from minidvodb_rig import WHO, make_rig, tree_of, visible
 
 pytestmark = pytest.mark.crash
 
-BUDGET_S = 12.0
+BUDGET_S = 8.0
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from custody.publish import write_atomic
 from custody.wiki_dump.settings import Settings
 
 GROUP_REVISIONS = 5000
+MAX_PARTS = 1000
 
 
 @dataclass(frozen=True)
@@ -88,6 +89,11 @@ def part_bounds(settings: Settings, last_page: int) -> list[int]:
     """As :func:`bounds`; a single number makes equal parts."""
     counts = settings.pagesPerChunkHistory
     if settings.chunksEnabled and len(counts) == 1:
+        if last_page // counts[0] > MAX_PARTS:
+            reason = (
+                f"{counts[0]} makes {last_page // counts[0]} parts of {last_page} pages; at most {MAX_PARTS} are made"
+            )
+            raise Fault(FaultKind.CONFIG, "chunks.pagesPerChunkHistory", reason, next_command="name a larger number")
         return list(range(counts[0], last_page, counts[0]))
     return bounds(settings)
 
@@ -109,6 +115,8 @@ def divide(groups: Sequence[Group], settings: Settings, *, part: int | None, fir
         pages, revisions = sum(group.pages for group in groups), sum(group.revisions for group in groups)
         return [Range(first, last, part, pages, revisions)]
     found: list[Range] = []
+    if not groups:
+        return [Range(first, last, part, 0, 0)]
     start = first
     for taken in _gather(groups, settings.revsPerJob, settings.maxrevbytes):
         pages, revisions = sum(group.pages for group in taken), sum(group.revisions for group in taken)

@@ -93,9 +93,9 @@ class ResolveJobOperator(CustodyOperator):
 
 
 class ListExpectedFilesOperator(CustodyOperator):
-    """Write down every file the job is to see, and divide them into buckets. Returns the buckets."""
+    """Write down every file the job is to see, and divide them into buckets. Returns their numbers."""
 
-    def work(self, context: Context) -> list[dict[str, object]]:
+    def work(self, context: Context) -> list[int]:
         """Make the batch, or find it; nothing matched is no success."""
         archive, params = archive_of(context), context["params"]
         who = run_of(context)
@@ -116,9 +116,7 @@ class ListExpectedFilesOperator(CustodyOperator):
         for bucket in buckets:
             size = format_size(bucket.size_bytes)
             self.log.info("bucket %d: %d files, %s, on node %s", bucket.number, bucket.files, size, bucket.node)
-        return [
-            {"batch": batch.id, "number": bucket.number, "name": f"{bucket.node} {bucket.number}"} for bucket in buckets
-        ]
+        return [bucket.number for bucket in buckets]
 
 
 class RunOnBucketOperator(CustodyOperator):
@@ -127,29 +125,30 @@ class RunOnBucketOperator(CustodyOperator):
     Fails where files failed, after all others were processed; clearing the task processes only those again. Marked as
     failed by hand, or ended, it ends the job's processes at once, and what they wrote is dropped.
 
-    :param bucket: number of the batch, of the bucket in it, and its name.
+    :param bucket: its number in the batch of this run.
     """
 
     template_fields: Sequence[str] = ("bucket",)
 
-    def __init__(self, *, bucket: dict[str, Any], **kwargs: Any) -> None:
+    def __init__(self, *, bucket: int, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.bucket = bucket
 
     def work(self, context: Context) -> dict[str, int]:
         """Process."""
         archive = archive_of(context)
-        batch_id, number = int(self.bucket["batch"]), int(self.bucket["number"])
-        plan.load(archive, batch_id)
+        batch_id, number = _batch_of(context, archive), int(self.bucket)
+        name = f"{plan.node_of(archive, batch_id, number)} {number}"
+        context["bucket"] = name  # type: ignore[typeddict-unknown-key] # for map_index_template
         counts = work.run_bucket(archive, batch_id, number, progress=self._tell)
         unreachable = counts.get(FileState.UNREACHABLE, 0)
         if unreachable:
             reason = f"{unreachable} files are out of reach"
-            raise Fault(FaultKind.TRANSIENT, f"bucket {self.bucket['name']}", reason)
+            raise Fault(FaultKind.TRANSIENT, f"bucket {name}", reason)
         failed = sum(count for state, count in counts.items() if state != FileState.DONE)
         if failed:
             raise AirflowFailException(
-                f"bucket {self.bucket['name']}: {failed} of {sum(counts.values())} files are not done. "
+                f"bucket {name}: {failed} of {sum(counts.values())} files are not done. "
                 f"Next: custody bitarchive account {archive.name} {batch_id} --failed"
             )
         return counts

@@ -238,3 +238,25 @@ def test_the_server_sorts_nothing_and_makes_no_table_of_texts(mariadb_wiki: Medi
 
 def test_sha1_is_written_as_mediawiki_does() -> None:
     assert sha1_base36(b"") == b"phoiac9h4m842xq45sp7s6u21eteeq1"
+
+
+def test_a_server_that_goes_away_in_the_middle_is_said_and_a_reader_may_leave_early(mariadb_wiki: MediaWiki) -> None:
+    endless = "SELECT REPEAT('x', 500) FROM seq_1_to_2000000"
+    with opened(mariadb_wiki.address) as rows, opened(mariadb_wiki.address) as other:
+        assert next(rows.query("SELECT 1 UNION SELECT 2 UNION SELECT 3"))[0] == b"1"
+        assert [row[0] for row in rows.query("SELECT 7")] == [b"7"]
+        with pytest.raises(Fault) as caught:
+            list(rows.query("SELECT no_such_column FROM page"))
+        assert caught.value.kind is FaultKind.CONFIG
+        assert list(rows.query("SELECT NULL, ''")) == [(None, b"")]
+        number = next(rows.query("SELECT CONNECTION_ID()"))[0]
+        reading = rows.query(endless)
+        next(reading)
+        list(other.query(f"KILL {int(number)}"))
+        with pytest.raises(Fault) as caught:
+            for _ in reading:
+                pass
+        assert caught.value.kind is FaultKind.TRANSIENT
+    with opened(mariadb_wiki.address) as rows:
+        large = next(rows.query("SELECT REPEAT('y', 17000000)"))[0]  # more than one packet of the protocol
+        assert len(large) == 17_000_000

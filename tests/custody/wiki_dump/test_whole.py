@@ -395,3 +395,25 @@ def test_a_kill_between_the_rename_and_its_record_is_taken_up(one: FarmSite, mon
     assert len(killed) == 3
     assert run_one(one) is RunState.DONE
     assert set(states(one).values()) == {"done"}
+
+
+@pytest.mark.parametrize("more", ["", PARTS])
+def test_a_wiki_without_pages_is_dumped_too(farm: FarmSite, more: str) -> None:
+    farm.add_wiki("aawiki", pages=0)
+    farm.lists(["aawiki"])
+    farm.configure(more)
+    assert run_one(farm) is RunState.DONE
+    assert set(states(farm).values()) == {"done"}
+
+
+def test_a_number_of_pages_that_makes_countless_parts_is_refused(one: FarmSite) -> None:
+    database = one.database("aawiki")
+    database.execute("UPDATE page SET page_id = 1099511627776 WHERE page_id = 12")
+    database.execute("UPDATE revision SET rev_page = 1099511627776 WHERE rev_page = 12")
+    one.configure("[chunks]\nchunksEnabled=1\npagesPerChunkHistory=5\n")
+    with pytest.raises(Fault, match="at most 1000 are made"):
+        run_one(one)
+    one.configure("[chunks]\nchunksEnabled=1\npagesPerChunkHistory=2000000000\n")
+    assert run_one(one) is RunState.DONE
+    ids = wiki_xml.parse(document(one.public("aawiki", DATE) / f"aawiki-{DATE}-pages-meta-history.xml.bz2"))
+    assert max(int(page.findtext("{*}id")) for page in ids.iter("{*}page")) == 1099511627776

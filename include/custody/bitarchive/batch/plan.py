@@ -203,6 +203,16 @@ def buckets_to_run(archive: Archive, batch_id: int) -> list[Bucket]:
         return [Bucket(number, node, files, int(size)) for number, node, files, size in connection.execute(query)]
 
 
+def node_of(archive: Archive, batch_id: int, bucket: int) -> str:
+    """The node whose files a bucket holds. Faults: CONFIG where the batch has no such bucket."""
+    query = sa.select(batch_file.c.node).where(batch_file.c.batch_id == batch_id, batch_file.c.bucket == bucket)
+    with archive.ledger.read() as connection:
+        node = connection.scalar(query.limit(1))
+    if node is None:
+        raise Fault(FaultKind.CONFIG, f"batch {batch_id}", f"has no bucket {bucket}")
+    return str(node)
+
+
 def retry(archive: Archive, batch_id: int, *, who: str) -> int:
     """Let every file that is not done be processed again; returns how many those are."""
     loaded = load(archive, batch_id)

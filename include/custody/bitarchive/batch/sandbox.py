@@ -105,8 +105,8 @@ def require(isolation: Isolation) -> None:
         raise Fault(FaultKind.CONFIG, "bubblewrap", reason, next_command=next_step)
 
 
-def _walls() -> list[str]:
-    """The argument vector up to what differs from job to job."""
+def _walls(scratch_bytes: int = 1 << 20) -> list[str]:
+    """The argument vector up to what differs from job to job; ``scratch_bytes`` is the room of its /tmp."""
     argv = ["bwrap", "--die-with-parent", "--new-session", "--clearenv"]
     argv += ["--unshare-ipc", "--unshare-pid", "--unshare-net", "--unshare-uts", "--unshare-cgroup-try"]
     argv += ["--hostname", "batch", "--proc", "/proc", "--dev", "/dev", "--cap-drop", "ALL"]
@@ -114,6 +114,8 @@ def _walls() -> list[str]:
         argv += ["--cap-add", "CAP_SETUID", "--cap-add", "CAP_SETGID"]  # to become the job's own user, and no more
     else:
         argv += ["--unshare-user"]
+    # the /tmp comes before what is bound: Custody itself may be installed below the /tmp out here
+    argv += ["--size", str(scratch_bytes), "--perms", "1777", "--tmpfs", "/tmp"]  # noqa: S108
     for path in _system_paths():
         if path.is_symlink():
             argv += ["--symlink", str(path.readlink()), str(path)]
@@ -211,8 +213,7 @@ def run(task: Task, output: Path) -> Ended:
 
 
 def _inside_walls(task: Task, order: Order) -> tuple[Order, list[str]]:
-    argv = _walls()
-    argv += ["--size", str(task.limits.scratch), "--perms", "1777", "--tmpfs", "/tmp"]  # noqa: S108
+    argv = _walls(task.limits.scratch)
     inner = f"/archive/{task.order.name}"
     argv += [*_parents(Path(inner)), "--ro-bind", str(task.source), inner]
     code = ""
