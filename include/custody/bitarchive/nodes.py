@@ -8,6 +8,7 @@ something that is there; it goes out by a rename into ``atticdir``.
 from __future__ import annotations
 
 import os
+import stat
 import uuid
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -115,9 +116,10 @@ class LocalNode:
         if not self.filedir.is_dir():
             raise Fault(FaultKind.TRANSIENT, str(self.filedir), "is not there", next_command="mount its disk")
         try:
-            return path.lstat().st_size
+            found = path.lstat()
         except FileNotFoundError:
             return None
+        return found.st_size if stat.S_ISREG(found.st_mode) else None  # a link may lead out of the archive
 
     def digest(self, name: str) -> Fixity:
         """See :class:`ArchiveNode`."""

@@ -90,9 +90,7 @@ def part_bounds(settings: Settings, last_page: int) -> list[int]:
     counts = settings.pagesPerChunkHistory
     if settings.chunksEnabled and len(counts) == 1:
         if last_page // counts[0] > MAX_PARTS:
-            reason = (
-                f"{counts[0]} makes {last_page // counts[0]} parts of {last_page} pages; at most {MAX_PARTS} are made"
-            )
+            reason = f"{counts[0]} makes {last_page // counts[0]} parts; at most {MAX_PARTS} are made"
             raise Fault(FaultKind.CONFIG, "chunks.pagesPerChunkHistory", reason, next_command="name a larger number")
         return list(range(counts[0], last_page, counts[0]))
     return bounds(settings)

@@ -315,6 +315,14 @@ def test_one_pass_over_metadata_fills_both_caches(jobs: Indexes) -> None:
     assert jobs.get(Kind.CDX, [31]).item.path.read_bytes() == b"a line\nb line\n"
 
 
+def test_a_log_that_inflates_to_more_than_any_real_one_is_refused(
+    jobs: Indexes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("custody.bitarchive.index.build.MAX_RAW_BYTES", 50)
+    with pytest.raises(Fault, match="holds a record of more than 50 bytes"):
+        jobs.get(Kind.CRAWL_LOG, [31])
+
+
 def test_a_part_of_a_set_never_goes_by_the_name_of_the_set(jobs: Indexes) -> None:
     with pytest.raises(Fault, match="job 99: has no content files"):
         jobs.get(Kind.FULL, [31, 32, 99])

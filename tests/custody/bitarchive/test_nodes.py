@@ -58,6 +58,8 @@ def test_sizes_digests_and_bytes(node: ArchiveNode, tmp_path: Path) -> None:
     path = tmp_path / "node" / "filedir" / "a.warc.gz"
     assert node.size_of("a.warc.gz") == path.stat().st_size
     assert node.size_of("b.warc.gz") is None
+    path.with_name("link.warc").symlink_to("/etc/passwd")
+    assert node.size_of("link.warc") is None
     assert node.digest("a.warc.gz") == fixity_of(path)
     with node.open("a.warc.gz", 100) as stream:
         assert stream.read() == path.read_bytes()[100:]

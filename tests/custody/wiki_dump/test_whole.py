@@ -413,7 +413,7 @@ def test_a_number_of_pages_that_makes_countless_parts_is_refused(one: FarmSite) 
     one.configure("[chunks]\nchunksEnabled=1\npagesPerChunkHistory=5\n")
     with pytest.raises(Fault, match="at most 1000 are made"):
         run_one(one)
-    one.configure("[chunks]\nchunksEnabled=1\npagesPerChunkHistory=2000000000\n")
+    one.configure("[chunks]\nchunksEnabled=1\npagesPerChunkHistory=900000000000\n")
     assert run_one(one) is RunState.DONE
     ids = wiki_xml.parse(document(one.public("aawiki", DATE) / f"aawiki-{DATE}-pages-meta-history.xml.bz2"))
     assert max(int(page.findtext("{*}id")) for page in ids.iter("{*}page")) == 1099511627776

@@ -22,11 +22,13 @@ from custody.bitarchive.index.merge import MAX_OPEN_FILES, merge
 from custody.bitarchive.index.names import Kind
 from custody.bitarchive.nodes import LocalNode
 from custody.bitarchive.records import Damage, read_records
+from custody.bitarchive.records.model import Content
 from custody.faults import Fault, FaultKind
 
 _CRAWL_LOG = re.compile(r"metadata://[^/]*/crawl/logs/crawl\.log.*")
 _CDX = re.compile(r"metadata://[^/]*/crawl/index/cdx.*")
 _CONTENT = re.compile(r"(?P<words>.*?)\.w?arc(\.gz)?", re.IGNORECASE)
+MAX_RAW_BYTES = 2 << 30
 _TEXT = re.compile(r"text/")
 
 
@@ -152,9 +154,9 @@ class Indexes:
                         if item.length_bytes:
                             raise Fault(FaultKind.DATA, one.name, f"is damaged at offset {item.offset_bytes}")
                     elif _CRAWL_LOG.fullmatch(item.url):
-                        crawl_log += _lines(item.content.read())
+                        crawl_log += _lines(_read_whole(one.name, item.content))
                     elif _CDX.fullmatch(item.url):
-                        cdx += _lines(item.content.read())
+                        cdx += _lines(_read_whole(one.name, item.content))
         crawl_log.sort(key=_by_url)
         cdx.sort()
         for kind, lines in ((Kind.CRAWL_LOG, crawl_log), (Kind.CDX_DATA, cdx)):
@@ -217,6 +219,17 @@ def _dedup_of(path: Path, directory: Path) -> Path:
     made = directory / f"{path.name}.dedup"
     made.write_bytes(b"".join(line + b"\n" for line in lines))
     return made
+
+
+def _read_whole(name: str, content: Content) -> bytes:
+    """A log or CDX, which are sorted in memory; what inflates to more than any real one is refused."""
+    parts, size = [], 0
+    while block := content.read(1 << 20):
+        parts.append(block)
+        size += len(block)
+        if size > MAX_RAW_BYTES:
+            raise Fault(FaultKind.DATA, name, f"holds a record of more than {MAX_RAW_BYTES} bytes")
+    return b"".join(parts)
 
 
 def _lines(content: bytes) -> list[bytes]:

@@ -44,7 +44,7 @@ def stream_rows(connection: Any, sql: str) -> Iterator[tuple[Any, ...]]:
                 raise_mysql_exception(data)
             yield _row(data, fields)
     finally:
-        while not done:
+        while not done and connection.open:
             data = _packet(connection, read)
             done = (data[0] == 0xFE and len(data) < 9) or data[0] == 0xFF
 
