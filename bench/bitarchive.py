@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import base64
+import gzip
+import hashlib
 import os
 import random
 import shutil
 import subprocess
 import sys
-from collections.abc import Sequence
-from datetime import UTC, datetime
+import uuid
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from bench.measure import Contender, Goal, Result, compare, scratch
 
-from custody_demo.sample_warc import write_warc
-
+WORDS = (  # noqa: SIM905
+    "archive byte capture copy crawl digest disk file harvest index letter museum page proof record reel tape"
+).split()
 OURS = Path(__file__).with_name("bitarchive_ours.py")
 
 
@@ -28,23 +32,43 @@ def _ours(*words: str) -> list[str]:
     return [sys.executable, str(OURS), *words]
 
 
-def _samples(home: Path, count: int, size_bytes: int) -> list[str]:
+def _samples(home: Path, count: int, records: int) -> list[str]:
+    """WARC files of many small pages, as a crawl of the web has: a response and its request for each."""
     files = []
     for number in range(count):
         path = home / f"{number}-sample.warc.gz"
         dice = random.Random(number)
-        write_warc(
-            path, dice=dice, size_bytes=size_bytes, started=datetime(2026, 1, 1, tzinfo=UTC), warcinfo={"a": "b"}
-        )
+        with path.open("wb") as out:
+            for page in range(records // 2):
+                for record in _page(dice, number, page):
+                    out.write(gzip.compress(record, 1, mtime=0))
         files.append(str(path))
     return files
 
 
+def _page(dice: random.Random, number: int, page: int) -> Iterator[bytes]:
+    url = f"http://www.host{dice.randrange(500)}.example/path/{number}/{page}?b={page % 7}&a={page % 3}"
+    body = " ".join(dice.choices(WORDS, k=dice.randint(200, 800))).encode()
+    head = f"HTTP/1.1 200 OK\r\nContent-Type: text/html; charset=utf-8\r\nContent-Length: {len(body)}\r\n\r\n"
+    digest = base64.b32encode(hashlib.sha1(body, usedforsecurity=False).digest()).decode()
+    yield _record("response", url, head.encode() + body, f"WARC-Payload-Digest: sha1:{digest}\r\n")
+    yield _record("request", url, b"GET / HTTP/1.1\r\nHost: example\r\n\r\n", "")
+
+
+def _record(kind: str, url: str, content: bytes, more: str) -> bytes:
+    head = (
+        f"WARC/1.0\r\nWARC-Type: {kind}\r\nWARC-Record-ID: <urn:uuid:{uuid.uuid4()}>\r\n"
+        f"WARC-Date: 2026-01-01T10:00:00Z\r\nWARC-Target-URI: {url}\r\n{more}"
+        f"Content-Type: application/http; msgtype={kind}\r\nContent-Length: {len(content)}\r\n\r\n"
+    )
+    return head.encode() + content + b"\r\n\r\n"
+
+
 def bitarchive_index(*, rounds: int, scale: float) -> Result:
     """CDXJ of one gzipped WARC."""
-    size_bytes = max(1_000_000, int(60_000_000 * scale))
-    with scratch(3 * size_bytes) as home:
-        files = _samples(home, 1, size_bytes)
+    records = max(1000, int(40_000 * scale))
+    with scratch(records * 3000) as home:
+        files = _samples(home, 1, records)
         contenders = []
         if program := _program("cdxj-indexer"):
             contenders.append(Contender("cdxj-indexer", lambda: [program, "-s", *files]))
@@ -53,7 +77,7 @@ def bitarchive_index(*, rounds: int, scale: float) -> Result:
             _require_equal([pywb, "-j", "-s", *files], _ours("index", "1", *files))
         contenders.append(Contender("ours", lambda: _ours("index", "1", *files)))
         goals = [Goal("ours", "cpu", at_most=1 / 3)] if len(contenders) > 1 else []
-        job = f"a WARC of {size_bytes / 1e6:g} MB, gzipped, in {home.parent}"
+        job = f"a gzipped WARC of {records} records in {home.parent}"
         result = compare("bitarchive_index", job, contenders, rounds=rounds, goals=goals)
     result.notes.append("output equal to pywb's, byte for byte" if pywb else "pywb and cdxj-indexer are not installed")
     return result
@@ -61,29 +85,29 @@ def bitarchive_index(*, rounds: int, scale: float) -> Result:
 
 def bitarchive_index_two(*, rounds: int, scale: float) -> Result:
     """CDXJ of four WARCs with one process and with two."""
-    size_bytes = max(1_000_000, int(60_000_000 * scale))
-    with scratch(6 * size_bytes) as home:
-        files = _samples(home, 4, size_bytes)
+    records = max(1000, int(40_000 * scale))
+    with scratch(records * 12_000) as home:
+        files = _samples(home, 4, records)
         contenders = [
             Contender("one process", lambda: _ours("index", "1", *files)),
             Contender("two processes", lambda: _ours("index", "2", *files)),
         ]
         goals = [Goal("two processes", "speed", at_least=1.8)]
-        job = f"4 WARCs of {size_bytes / 1e6:g} MB in {home.parent}"
+        job = f"4 gzipped WARCs of {records} records each in {home.parent}"
         return compare("bitarchive_index_two", job, contenders, rounds=rounds, goals=goals)
 
 
 def bitarchive_iterate(*, rounds: int, scale: float) -> Result:
     """Every record of a gzipped WARC."""
-    size_bytes = max(1_000_000, int(200_000_000 * scale))
-    with scratch(3 * size_bytes) as home:
-        (name,) = _samples(home, 1, size_bytes)
+    records = max(1000, int(80_000 * scale))
+    with scratch(records * 3000) as home:
+        (name,) = _samples(home, 1, records)
         contenders = [
             Contender("FastWARC", lambda: _ours("fastwarc", name)),
             Contender("ours", lambda: _ours("iterate", name)),
         ]
         goals = [Goal("ours", "cpu", at_most=1 / 0.95)]
-        job = f"a WARC of {size_bytes / 1e6:g} MB in {home.parent}"
+        job = f"a gzipped WARC of {records} records in {home.parent}"
         return compare("bitarchive_iterate", job, contenders, rounds=rounds, goals=goals)
 
 
