@@ -115,6 +115,9 @@ def archive_one(
     with session.transaction() as connection:
         attempt = attempts.begin(connection, session, "write", number, backup)
         set_backup_state(connection, backup.id, BackupState.WRITING)
+        if session.tape.catalog_file_number == number:  # closing was cut off, and the tape is used on
+            mine = tables.tape.c.id == session.tape.id
+            connection.execute(sa.update(tables.tape).where(mine).values(catalog_file_number=None))
     with tempfile.TemporaryDirectory(prefix="custody-tape-") as directory:
         try:
             written = _write(session, host, backup, attempt, Path(directory), stop, progress)

@@ -60,16 +60,18 @@ def end(connection: Connection, attempt: Attempt, result: AttemptResult, **value
 
 
 def explains_leftover(connection: Connection, tape_id: int, file_number: int) -> bool:
-    """Whether something may lie at a file number that was begun and never became a recorded backup."""
+    """Whether something may lie at a file number that no recorded backup has.
+
+    That is what was begun and never recorded, and the catalogue of a tape that was being closed: nobody's data.
+    """
     table = tables.attempt
     unfinished = [AttemptResult.INTENT, AttemptResult.TRUNCATED, AttemptResult.ABORTED, AttemptResult.FAILED]
-    query = sa.select(table.c.id).where(
-        table.c.tape_id == tape_id,
-        table.c.file_number == file_number,
-        table.c.kind.in_(["write", "catalog"]),
-        table.c.result.in_(unfinished),
+    is_no_data = sa.or_(
+        sa.and_(table.c.kind == "write", table.c.result.in_(unfinished)),
+        table.c.kind == "catalog",
     )
-    return connection.scalar(query.limit(1)) is not None
+    here = sa.and_(table.c.tape_id == tape_id, table.c.file_number == file_number)
+    return connection.scalar(sa.select(table.c.id).where(here, is_no_data).limit(1)) is not None
 
 
 def describe(session: Session, attempt: Attempt, backup: Backup) -> bytes:

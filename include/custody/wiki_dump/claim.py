@@ -115,7 +115,8 @@ def claim(
         return _take(ledger, config_name, config, conf, farm.wiki(wiki), owner, date or today, options)
     limit = None if cutoff is None else check_date(today if cutoff == "today" else cutoff)
     for candidate in order(farm, conf, cutoff=limit, today=date or today):
-        if _has_nothing_to_do(Places.of(candidate, conf.of(candidate.name)), options):
+        places = Places.of(candidate, conf.of(candidate.name))
+        if _has_nothing_to_do(places, options) or (config.closed_once and _is_dumped_since_closing(ledger, places)):
             continue
         try:
             return _take(ledger, config_name, config, conf, candidate, owner, date or today, options)
@@ -135,6 +136,15 @@ def _has_nothing_to_do(places: Places, options: Options) -> bool:
     except OSError:
         return False
     return all(done.get(job) == JobState.DONE for job in options.jobs)
+
+
+def _is_dumped_since_closing(ledger: Ledger, places: Places) -> bool:
+    """Whether a wiki is closed, and was so when its newest run was dumped whole."""
+    past = past_of(places)
+    if not places.wiki.closed or past.rank != 2:
+        return False
+    found = runs.select(ledger, tables.run.c.wiki == places.wiki.name, tables.run.c.date == past.date)
+    return any(run.wiki.closed and run.state is RunState.DONE and run.places.private == places.private for run in found)
 
 
 def _is_ours(ledger: Ledger, run: Run) -> bool:

@@ -53,6 +53,7 @@ class Pipeline:
     :param output: file that takes what the last one writes, made anew (or added to with ``append``).
     :param timeout_s: after which it is ended; None waits as long as there is progress.
     :param no_progress_s: how long the output file may stay as it is.
+    :param watched: the file that shows progress, where a program writes one of its own.
     """
 
     commands: tuple[Command, ...]
@@ -60,6 +61,7 @@ class Pipeline:
     append: bool = False
     timeout_s: float | None = None
     no_progress_s: float | None = None
+    watched: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -241,10 +243,11 @@ class _Running:
                 return
 
     def _size(self) -> int:
-        if self.pipeline.output is None:
+        watched = self.pipeline.watched or self.pipeline.output
+        if watched is None:
             return len(self._stdout)
         try:
-            return self.pipeline.output.stat().st_size
+            return watched.stat().st_size
         except FileNotFoundError:
             return -1
 

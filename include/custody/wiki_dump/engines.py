@@ -29,7 +29,12 @@ def engine_of(work: Work) -> Iterator[Engine]:
         temp = run.places.temp_run(run.date)
         php = tool(run.settings, "php")
         local = run.farm.local_settings or ""
-        with mediawiki_engine(php, run.settings.dir, local, run.wiki.name, temp, run.farm.no_progress_s) as mediawiki:
+        limit_s = float(run.farm.no_progress_s)
+
+        def progress(size_bytes: int) -> None:
+            work.heartbeat.advance(looks=1)
+
+        with mediawiki_engine(php, run.settings.dir, local, run.wiki.name, temp, limit_s, progress) as mediawiki:
             yield mediawiki
         return
     with sql_engine(run.wiki.name, site_of(work), run.farm, work.access) as sql:

@@ -42,6 +42,7 @@ class FarmConfig(BaseModel):
     :param siteinfo_dir: directory of ``<wiki>.json``, answers of the API's ``meta=siteinfo``.
     :param api: address of api.php, with ``{wiki}`` in it, asked where there is no stored answer.
     :param local_settings: LocalSettings.php for engine mediawiki, with ``{wiki}`` in it.
+    :param closed_once: leave a closed wiki out once it was dumped whole after it was closed; naming it dumps it again.
     :param lease_s: after which a run that gives no sign of life is given up.
     :param no_progress_s: after which a task that lives but does not go on is ended.
     """
@@ -58,6 +59,7 @@ class FarmConfig(BaseModel):
     stores: dict[str, Store] = Field(default_factory=dict)
     legacy_encoding: str | None = None
     private_tables: bool = False
+    closed_once: bool = False
     abstracts: bool = False
     restricted_logs: tuple[str, ...] = ("suppress",)
     lease_s: int = Field(900, ge=30)

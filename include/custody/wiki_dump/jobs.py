@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -133,6 +134,23 @@ def all_jobs(wiki: Wiki, settings: Settings, farm: FarmConfig, tables: Iterable[
     if settings.multistream:
         found.append(Job("articlesmultistreamdump", _MULTI, Stage.RECOMPRESS, "articlesdump"))
     return found
+
+
+def check_names(names: Iterable[str], wiki: Wiki) -> None:
+    """Refuse names that are no job of any configuration. Faults: CONFIG."""
+    every = all_jobs(
+        wiki,
+        Settings(multistream=True, checkpointTime=1),
+        FarmConfig.model_validate({"conf": "-", "private_tables": True, "abstracts": True}),
+        [*PUBLIC_TABLES, *PRIVATE_TABLES],
+    )
+    known = {job.name for job in every} | {"sitelistdump", "flowdump", "flowhistorydump"}
+    for name in names:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1)
+            raise Fault(
+                FaultKind.CONFIG, f"job {name!r}", f"is not known{f'; did you mean {near[0]}?' if near else ''}"
+            )
 
 
 def is_in_parts(settings: Settings) -> bool:

@@ -18,7 +18,7 @@ from custody.wiki_dump.engine.siteinfo import FOOTER
 from custody.wiki_dump.engine.stubs import Oddity, PageStub
 from custody.wiki_dump.engine.textpass import Tally
 from custody.wiki_dump.engines import engine_of, site_json, site_of
-from custody.wiki_dump.jobs import OUTPUTS, STUBS, STUBS_OF, Job, Stage, all_jobs, choose_jobs
+from custody.wiki_dump.jobs import OUTPUTS, STUBS, STUBS_OF, Job, Stage, all_jobs, check_names, choose_jobs
 from custody.wiki_dump.layout import INPROG, DumpName
 from custody.wiki_dump.making import GzipSink, Making, is_made, making, path_of, tool
 from custody.wiki_dump.prefetch import prefetch_for
@@ -37,6 +37,7 @@ def plan_jobs(work: Work) -> list[Job]:
             runs.put_jobs(connection, run.id, [job.name for job in _known_jobs(work)], {})
             runs.set_run(connection, run.id, wanted=[])
         return []
+    check_names(run.options.skipjobs, run.wiki)
     jobs = _known_jobs(work)
     with work.ledger.read() as connection:
         on_record = {row.name: row.state for row in runs.jobs_of(connection, run.id)}

@@ -10,7 +10,7 @@ import pytest
 import sqlalchemy as sa
 
 from custody.faults import Fault, FaultKind
-from custody.tape import archive, tables
+from custody.tape import archive, close, tables
 from custody.tape.archive import Outcome
 from custody.tape.drives import cartridges
 from custody.tape.states import AttemptResult, TapeState
@@ -119,3 +119,33 @@ def test_a_label_that_was_written_before_a_crash_is_known_again(site: TapeSite) 
     assert site.tape().state is TapeState.NEW
     assert site.archive().outcome is Outcome.RECORDED
     assert all(one.is_equal for one in site.confirm_all())
+
+
+def test_closing_that_was_cut_off_behind_its_catalogue_can_be_done_again(
+    site: TapeSite, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _prepare(site)
+    site.archive()
+    site.confirm_all()
+    with monkeypatch.context() as patch:
+        patch.setattr(close, "release_assigned", lambda *arguments, **options: os._exit(9))
+        assert _in_a_child(site.close) == 9
+    assert site.tape("T1").state is TapeState.OPEN
+    closed = site.close()
+    assert (closed.state, closed.catalog_file_number) == (TapeState.CLOSED, 3)
+
+
+def test_a_tape_is_used_on_after_closing_was_cut_off(site: TapeSite, monkeypatch: pytest.MonkeyPatch) -> None:
+    _prepare(site)
+    site.archive()
+    site.confirm_all()
+    with monkeypatch.context() as patch:
+        patch.setattr(close, "release_assigned", lambda *arguments, **options: os._exit(9))
+        assert _in_a_child(site.close) == 9
+    site.import_all(site.make_target("c"))
+    site.assign()
+    assert site.archive().outcome is Outcome.RECORDED
+    assert site.tape("T1").catalog_file_number is None
+    assert [one.is_equal for one in site.confirm_all()] == [True]
+    assert [one.file_number for one in site.backups()] == [1, 2, 3]
+    assert site.close().catalog_file_number == 4

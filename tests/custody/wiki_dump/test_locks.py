@@ -280,6 +280,21 @@ def test_skipdone_passes_over_wikis_in_which_the_job_is_done(four: FarmSite) -> 
     assert take(four, owner="y", options=options).wiki.name == "aawiki"
 
 
+def test_a_closed_wiki_is_dumped_once_after_closing(four: FarmSite) -> None:
+    from custody.wiki_dump.whole import dump
+
+    four.lists(NAMES[:1])
+    four.configure(closed_once=True)
+    for date, closed in (("20260601", False), ("20260701", True)):
+        four.lists(NAMES[:1], closed=NAMES[:1] if closed else ())
+        dump(four.ledger, four.name, four.config, who=date, date=date)  # chosen, though it was dumped before
+    with pytest.raises(Fault, match="no wiki is waiting"):
+        take(four, date="20260801")
+    assert "(closed)" in (four.public("aawiki", "20260701") / "status.html").read_text()
+    four.lists(NAMES[:1])
+    assert take(four, date="20260801").wiki.name == "aawiki"  # open again
+
+
 def test_a_killed_worker_leaves_a_wiki_that_the_monitor_and_the_next_run_finish(four: FarmSite) -> None:
     """A process killed with SIGKILL in the middle of its text pass."""
     program = (

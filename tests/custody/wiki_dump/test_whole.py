@@ -185,6 +185,8 @@ def test_one_job_by_name_brings_what_it_needs_and_leaves_the_rest(one: FarmSite)
     assert run_one(one, jobs=("pagetable",)) is RunState.DONE  # made again, and replaced
     with pytest.raises(Fault, match="job 'artcles': is not known"):
         run_one(one, jobs=("artcles",))
+    with pytest.raises(Fault, match="job 'metahistry7zdump': is not known; did you mean metahistory7zdump"):
+        run_one(one, date="20260802", skipjobs=("metahistry7zdump",))
 
 
 def test_jobs_to_skip_are_skipped_with_a_restart_too(one: FarmSite) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from custody.faults import Fault, FaultKind
 from custody.wiki_dump.bz2.verify import decompressed
-from custody.wiki_dump.commands import Command, Pipeline, run
+from custody.wiki_dump.commands import Command, Pipeline, Progress, run
 from custody.wiki_dump.engine.siteinfo import FOOTER, SiteInfo, from_header
 from custody.wiki_dump.engine.stubs import Oddity, PageStub
 from custody.wiki_dump.engine.textpass import Prefetch, Tally
@@ -32,13 +32,21 @@ class MediaWikiEngine:
 
     :param argv: php, the script's directory is ``scripts``; ``--conf`` names the wiki.
     :param temp: directory for what goes from one script to the next.
+    :param progress: told when their output grows.
     """
 
     def __init__(
-        self, php: str, scripts: Path, local_settings: str, wiki: str, temp: Path, no_progress_s: float
+        self,
+        php: str,
+        scripts: Path,
+        local_settings: str,
+        wiki: str,
+        temp: Path,
+        no_progress_s: float,
+        progress: Progress,
     ) -> None:
         self._php, self._scripts, self._settings, self._wiki, self._temp = php, scripts, local_settings, wiki, temp
-        self._no_progress_s = no_progress_s
+        self._no_progress_s, self._progress = no_progress_s, progress
         self.oddities: list[Oddity] = []
         for script in ("dumpBackup.php", "dumpTextPass.php"):
             if not (scripts / script).is_file():
@@ -47,6 +55,11 @@ class MediaWikiEngine:
 
     def _command(self, script: str, *arguments: str) -> Command:
         return Command((self._php, str(self._scripts / script), "--conf", self._settings, "--quiet", *arguments))
+
+    def _run(self, command: Command, watched: Path) -> None:
+        """Run a script for as long as its output grows."""
+        pipeline = Pipeline((command,), no_progress_s=self._no_progress_s, watched=watched)
+        run(pipeline, progress=self._progress)
 
     def _read_site(self) -> SiteInfo:
         ended = run(
@@ -70,7 +83,7 @@ class MediaWikiEngine:
                 *("dumpBackup.php", "--full", "--stub", f"--output=gzip:{history}"),
                 *("--output=gzip:" + str(current), "--filter=latest"),
             )
-            run(Pipeline((command,), no_progress_s=None, timeout_s=None))
+            self._run(command, history)
             latest = {}
             waiting = _pages_of(current)
             for page in _pages_of(history):
@@ -106,7 +119,7 @@ class MediaWikiEngine:
                     stream.write(chunk)
             arguments = (f"--stub=gzip:{stub}", f"--output=gzip:{out}", "--full")
             command = self._command("dumpTextPass.php", *arguments)
-            run(Pipeline((command,)))
+            self._run(command, out)
             for page in _pages_of(out):
                 tally.revisions += page.count(b"\n    <revision>\n")
                 for found in _REVISION.finditer(page):
@@ -145,8 +158,8 @@ def _pages_of(path: Path) -> Iterator[bytes]:
 
 @contextmanager
 def mediawiki_engine(
-    php: str, directory: str, local_settings: str, wiki: str, temp: Path, no_progress_s: float
+    php: str, directory: str, local_settings: str, wiki: str, temp: Path, no_progress_s: float, progress: Progress
 ) -> Iterator[MediaWikiEngine]:
     """An engine on a wiki's own scripts. Faults: CONFIG, DATA."""
     settings = local_settings.replace("{wiki}", wiki)
-    yield MediaWikiEngine(php, Path(directory) / "maintenance", settings, wiki, temp, no_progress_s)
+    yield MediaWikiEngine(php, Path(directory) / "maintenance", settings, wiki, temp, no_progress_s, progress)
