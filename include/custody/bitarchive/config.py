@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Mapping
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, Self
 
-import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
+from custody import configs
 from custody.faults import Fault, FaultKind
 from custody.units import parse_size
 
-_CONFIG_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+_SHELF = configs.Shelf("bitarchive", called="archive")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
 
 
@@ -206,16 +205,9 @@ def _legal_name(value: str) -> str:
     return value
 
 
-def config_directory() -> Path:
-    """Where the archives' configurations lie: ``$CUSTODY_CONFIG_DIR/bitarchive``, or include/config/bitarchive."""
-    root = os.environ.get("CUSTODY_CONFIG_DIR")
-    return (Path(root) if root else Path(__file__).parents[2] / "config") / "bitarchive"
-
-
 def config_names() -> list[str]:
-    """Every configuration there is, by name; the examples (``example-*``) are none."""
-    names = (path.stem for path in config_directory().glob("*.yml"))
-    return sorted(name for name in names if not name.startswith((".", "example-")))
+    """Every configuration there is, by name."""
+    return _SHELF.names()
 
 
 def load(name: str, overrides: Mapping[str, Any] | None = None) -> ArchiveConfig:
@@ -223,34 +215,10 @@ def load(name: str, overrides: Mapping[str, Any] | None = None) -> ArchiveConfig
 
     Faults: CONFIG, naming the file, the key and what is wrong with it.
     """
-    if not _CONFIG_NAME.fullmatch(name):
-        raise Fault(FaultKind.CONFIG, f"archive {name!r}", "is no name of a configuration")
-    path = config_directory() / f"{name}.yml"
-    try:
-        content = yaml.safe_load(path.read_text("utf-8"))
-    except FileNotFoundError as error:
-        known = ", ".join(config_names()) or f"none in {path.parent}"
-        raise Fault(FaultKind.CONFIG, f"archive {name}", f"is not there; there are: {known}") from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise Fault(FaultKind.CONFIG, str(path), f"cannot be read ({error})") from error
-    except yaml.YAMLError as error:
-        raise Fault(FaultKind.CONFIG, str(path), f"is no YAML ({' '.join(str(error).split())})") from error
-    if not isinstance(content, dict):
-        raise Fault(FaultKind.CONFIG, str(path), "is no list of `key: value` lines")
+    content, path = _SHELF.read_yaml(name)
     return parse(content | dict(overrides or {}), str(path))
 
 
 def parse(values: Mapping[str, Any], where: str) -> ArchiveConfig:
     """Check values that came from ``where``. Faults: CONFIG."""
-    try:
-        return ArchiveConfig.model_validate(dict(values))
-    except ValidationError as error:
-        complaints = "; ".join(_complaint(detail) for detail in error.errors(include_url=False))
-        raise Fault(FaultKind.CONFIG, where, complaints) from error
-
-
-def _complaint(detail: Any) -> str:
-    key = ".".join(str(part) for part in detail["loc"]) or "configuration"
-    if detail["type"] == "extra_forbidden":
-        return f"{key}: no such key"
-    return f"{key}: {detail['msg'].removeprefix('Value error, ')}"
+    return configs.check(ArchiveConfig, values, where)

@@ -5,37 +5,35 @@ Every value is checked before anything is touched; a key nobody knows is an erro
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Mapping
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, Self
 
-import yaml
 from pydantic import (
     BaseModel,
     BeforeValidator,
     ConfigDict,
     Field,
     PlainSerializer,
-    ValidationError,
     ValidationInfo,
     field_validator,
     model_validator,
 )
 
+from custody import configs
 from custody.drain.crawler_settings import CrawlerSettings
 from custody.drain.names import check_template, ending_filter, naming
 from custody.drain.targets.pace import DayWindow, Pacing
-from custody.faults import Fault, FaultKind
+from custody.faults import Fault
 from custody.units import parse_size
 
 GIB = 1 << 30
 MAX_ITEM_GIB = 500
 PLACEHOLDER = re.compile(r"\bTBD\b", re.IGNORECASE)
 _JOB = re.compile(r"[-_A-Za-z0-9]+")
-_CONFIG_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+_SHELF = configs.Shelf("drain")
 
 
 class TargetKind(StrEnum):
@@ -286,16 +284,9 @@ class DrainConfig(Destination):
         return self
 
 
-def config_directory() -> Path:
-    """Where the named configurations of drain lie: ``$CUSTODY_CONFIG_DIR/drain``, or include/config/drain."""
-    root = os.environ.get("CUSTODY_CONFIG_DIR")
-    return (Path(root) if root else Path(__file__).parents[2] / "config") / "drain"
-
-
 def config_names() -> list[str]:
-    """Every configuration there is, by name; the examples (``example-*``) are none."""
-    names = (path.stem for path in config_directory().glob("*.yml"))
-    return sorted(name for name in names if not name.startswith((".", "example-")))
+    """Every configuration there is, by name."""
+    return _SHELF.names()
 
 
 def load(name: str, overrides: Mapping[str, Any] | None = None) -> DrainConfig:
@@ -303,45 +294,14 @@ def load(name: str, overrides: Mapping[str, Any] | None = None) -> DrainConfig:
 
     Faults: CONFIG, naming the file, the key and what is wrong with it.
     """
-    path = Path(name) if name.endswith((".yml", ".yaml")) and "/" in name else _named(name)
-    try:
-        content = yaml.safe_load(path.read_text("utf-8"))
-    except FileNotFoundError as error:
-        known = ", ".join(config_names()) or f"none in {path.parent}"
-        raise Fault(FaultKind.CONFIG, f"configuration {name}", f"is not there; there are: {known}") from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise Fault(FaultKind.CONFIG, str(path), f"cannot be read ({error})") from error
-    except yaml.YAMLError as error:
-        raise Fault(FaultKind.CONFIG, str(path), f"is no YAML ({_one_line(error)})") from error
-    if not isinstance(content, dict):
-        raise Fault(FaultKind.CONFIG, str(path), "is no list of `key: value` lines")
+    is_path = name.endswith((".yml", ".yaml")) and "/" in name
+    content, path = _SHELF.read_yaml(name, Path(name) if is_path else None)
     return parse(content | dict(overrides or {}), str(path), base=path.parent)
 
 
 def parse(values: Mapping[str, Any], where: str, *, base: Path | None = None) -> DrainConfig:
     """Check values that came from ``where``; relative directories are relative to ``base``. Faults: CONFIG."""
-    try:
-        config = DrainConfig.model_validate(dict(values))
-    except ValidationError as error:
-        complaints = "; ".join(_complaint(detail) for detail in error.errors(include_url=False))
-        raise Fault(FaultKind.CONFIG, where, complaints) from error
+    config = configs.check(DrainConfig, values, where)
     if base is None:
         return config
     return config.model_copy(update={"job_dir": base / config.job_dir, "xfer_dir": base / config.xfer_dir})
-
-
-def _named(name: str) -> Path:
-    if not _CONFIG_NAME.fullmatch(name):
-        raise Fault(FaultKind.CONFIG, f"configuration {name!r}", "is no name of a configuration")
-    return config_directory() / f"{name}.yml"
-
-
-def _complaint(detail: Any) -> str:
-    key = ".".join(str(part) for part in detail["loc"]) or "configuration"
-    if detail["type"] == "extra_forbidden":
-        return f"{key}: no such key"
-    return f"{key}: {detail['msg'].removeprefix('Value error, ')}"
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())

@@ -6,15 +6,15 @@ Everything is checked before the drive is touched; a key nobody knows is an erro
 from __future__ import annotations
 
 import configparser
-import os
 import re
 from collections.abc import Mapping
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
+from custody import configs
 from custody.faults import Fault, FaultKind
 from custody.units import parse_size
 
@@ -22,6 +22,7 @@ DEFAULT_POOL = "default"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _POOL_SECTION = re.compile(r"pool[ .:]\s*(\S+)")
 _MAIN_SECTION = "default"
+_SHELF = configs.Shelf("tape", ".conf")
 
 
 class Fit(StrEnum):
@@ -136,15 +137,13 @@ class TapeConfig(PoolConfig):
 
 
 def config_directory() -> Path:
-    """Where the named configurations lie: ``$CUSTODY_CONFIG_DIR/tape``, or include/config/tape."""
-    root = os.environ.get("CUSTODY_CONFIG_DIR")
-    return (Path(root) if root else Path(__file__).parents[2] / "config") / "tape"
+    """Where the named configurations lie."""
+    return _SHELF.directory
 
 
 def config_names() -> list[str]:
-    """Every configuration there is, by name; the examples (``example-*``) are none."""
-    names = (path.stem for path in config_directory().glob("*.conf"))
-    return sorted(name for name in names if not name.startswith((".", "example-")))
+    """Every configuration there is, by name."""
+    return _SHELF.names()
 
 
 def load(name: str, overrides: Mapping[str, Any] | None = None) -> TapeConfig:
@@ -152,17 +151,7 @@ def load(name: str, overrides: Mapping[str, Any] | None = None) -> TapeConfig:
 
     Faults: CONFIG, naming the file, the key and what is wrong with it.
     """
-    is_path = name.endswith(".conf")
-    if not is_path and not _NAME.fullmatch(name):
-        raise Fault(FaultKind.CONFIG, f"configuration {name!r}", "is no name of a configuration")
-    path = Path(name) if is_path else config_directory() / f"{name}.conf"
-    try:
-        text = path.read_text("utf-8")
-    except FileNotFoundError as error:
-        known = ", ".join(config_names()) or f"none in {config_directory()}"
-        raise Fault(FaultKind.CONFIG, f"configuration {name}", f"is not there; there are: {known}") from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise Fault(FaultKind.CONFIG, str(path), f"cannot be read ({error})") from error
+    text, path = _SHELF.read(name, Path(name) if name.endswith(".conf") else None)
     return parse(text, str(path), name=path.stem, base=path.parent, overrides=overrides)
 
 
@@ -185,11 +174,7 @@ def parse(
         elif section != _MAIN_SECTION:
             raise Fault(FaultKind.CONFIG, where, f"[{section}]: no such section; there are [default] and [pool NAME]")
     values = dict(reader[_MAIN_SECTION]) | {"name": name, "by_pool": pools} | dict(overrides or {})
-    try:
-        config = TapeConfig.model_validate(values)
-    except ValidationError as error:
-        complaints = "; ".join(_complaint(detail) for detail in error.errors(include_url=False))
-        raise Fault(FaultKind.CONFIG, where, complaints) from error
+    config = configs.check(TapeConfig, values, where)
     return _resolved(config, base) if base else config
 
 
@@ -200,10 +185,3 @@ def _resolved(config: TapeConfig, base: Path) -> TapeConfig:
     if not config.tape_device.startswith(("/", "null:")):
         changes["tape_device"] = str(base / config.tape_device)
     return config.model_copy(update=changes)
-
-
-def _complaint(detail: Any) -> str:
-    key = ".".join(str(part) for part in detail["loc"]) or "configuration"
-    if detail["type"] == "extra_forbidden":
-        return f"{key}: no such key"
-    return f"{key}: {detail['msg'].removeprefix('Value error, ')}"

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import os
-import re
 from enum import StrEnum
 from pathlib import Path
 from typing import Any, Self
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from custody.faults import Fault, FaultKind
+from custody import configs
 
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+_SHELF = configs.Shelf("wiki_dump", called="farm")
 
 
 class EngineKind(StrEnum):
@@ -89,42 +86,20 @@ class FarmConfig(BaseModel):
         return self
 
 
-def config_directory() -> Path:
-    """Where the named farms lie: ``$CUSTODY_CONFIG_DIR/wiki_dump``, or include/config/wiki_dump."""
-    root = os.environ.get("CUSTODY_CONFIG_DIR")
-    return (Path(root) if root else Path(__file__).parents[2] / "config") / "wiki_dump"
-
-
 def config_names() -> list[str]:
-    """Every farm there is, by name; the examples (``example-*``) are none."""
-    names = (path.stem for path in config_directory().glob("*.yml"))
-    return sorted(name for name in names if not name.startswith((".", "example-")))
+    """Every farm there is, by name."""
+    return _SHELF.names()
 
 
 def load(name: str) -> FarmConfig:
     """Read the farm ``name``. Faults: CONFIG, naming the file, the key and what is wrong with it."""
-    if not _NAME.fullmatch(name):
-        raise Fault(FaultKind.CONFIG, f"farm {name!r}", "is no name of a configuration")
-    path = config_directory() / f"{name}.yml"
-    try:
-        content = yaml.safe_load(path.read_text("utf-8"))
-    except FileNotFoundError as error:
-        known = ", ".join(config_names()) or f"none in {path.parent}"
-        raise Fault(FaultKind.CONFIG, f"farm {name}", f"is not there; there are: {known}") from error
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise Fault(FaultKind.CONFIG, str(path), f"cannot be read ({' '.join(str(error).split())})") from error
-    if not isinstance(content, dict):
-        raise Fault(FaultKind.CONFIG, str(path), "is no list of `key: value` lines")
+    content, path = _SHELF.read_yaml(name)
     return parse(content, str(path), base=path.parent)
 
 
 def parse(values: dict[str, Any], where: str, *, base: Path | None = None) -> FarmConfig:
     """Check values that came from ``where``; relative paths are relative to ``base``. Faults: CONFIG."""
-    try:
-        config = FarmConfig.model_validate(values)
-    except ValidationError as error:
-        complaints = "; ".join(_complaint(detail) for detail in error.errors(include_url=False))
-        raise Fault(FaultKind.CONFIG, where, complaints) from error
+    config = configs.check(FarmConfig, values, where)
     if base is None:
         return config
     update: dict[str, Any] = {"conf": str(base / config.conf)}
@@ -132,10 +107,3 @@ def parse(values: dict[str, Any], where: str, *, base: Path | None = None) -> Fa
         if (path := getattr(config, key)) is not None:
             update[key] = base / path
     return config.model_copy(update=update)
-
-
-def _complaint(detail: Any) -> str:
-    key = ".".join(str(part) for part in detail["loc"]) or "configuration"
-    if detail["type"] == "extra_forbidden":
-        return f"{key}: no such key"
-    return f"{key}: {detail['msg'].removeprefix('Value error, ')}"

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
+from custody.configs import Shelf
 from custody.faults import Fault, FaultKind
 from custody.ledger import Ledger
 from custody.ledger.store import now
@@ -175,14 +176,14 @@ def test_a_run_for_a_machine_takes_its_databases_only(
         catalogue.add(ledger, "ThreePi", f"/data/{name}", who=WHO, host=host)
     ask(ledger)
     queue.queue_wanted(ledger, who=WHO)
-    example = configuration.config_directory() / "example-ipp004.yml"
+    example = Shelf("minidvodb").directory / "example-ipp004.yml"
     monkeypatch.setenv("CUSTODY_CONFIG_DIR", str(tmp_path))
     folder = tmp_path / "minidvodb"
     folder.mkdir()
     (folder / "one.yml").write_bytes(example.read_bytes())
     machine = configuration.load("one").machine
     assert [one.name for one in load.choose(ledger, machine=machine)] == ["a"]
-    for text, told in (("machine: x\nqueeu: y\n", "queeu"), ("[]", "configuration"), ("machine: [", "cannot be read")):
+    for text, told in (("machine: x\nqueeu: y\n", "queeu"), ("[]", "is no list"), ("machine: [", "is no YAML")):
         (folder / "bad.yml").write_text(text)
         with pytest.raises(Fault, match=told):
             configuration.load("bad")
