@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 
+from custody.faults import Fault, FaultKind
 from custody.ledger import Ledger
 from custody.ledger.store import now
 from custody.minidvodb import destination, switches, tables
 from custody.minidvodb.destination import ROOM
 from custody.minidvodb.switches import DEFAULT_PRIORITY, Stage, Wanted
+
+_PAUSES_S = (0.1, 0.3, 1.0)
 
 
 @dataclass(frozen=True)
@@ -82,19 +86,30 @@ def queue_pair(ledger: Ledger, pair: Wanted, *, who: str, minidvodb_ids: Sequenc
     ).correlate(tables.run)
     chosen = eligible.with_only_columns(tables.run.c.minidvodb_id, *columns).where(fresh)
     names = ["minidvodb_id", *constants]
-    with ledger.begin() as connection:
-        made = connection.execute(_insert_or_ignore(ledger, one).from_select(names, chosen)).rowcount
-        whole = connection.scalar(sa.select(sa.func.count()).select_from(eligible.subquery()))
-        if made:
-            ledger.record_event(
-                connection,
-                who=who,
-                room=ROOM,
-                what="queued",
-                subject=f"{pair.group} on {pair.host}",
-                detail={"copies": made},
-            )
-    return Queued(pair.group, pair.host, made, int(whole or 0) - made)
+
+    def insert() -> Queued:
+        with ledger.begin() as connection:
+            made = connection.execute(_insert_or_ignore(ledger, one).from_select(names, chosen)).rowcount
+            whole = connection.scalar(sa.select(sa.func.count()).select_from(eligible.subquery()))
+            if made:
+                subject = f"{pair.group} on {pair.host}"
+                detail = {"copies": made}
+                ledger.record_event(connection, who=who, room=ROOM, what="queued", subject=subject, detail=detail)
+        return Queued(pair.group, pair.host, made, int(whole or 0) - made)
+
+    return _again_where_it_stumbled(insert)
+
+
+def _again_where_it_stumbled(insert: Callable[[], Queued]) -> Queued:
+    """MariaDB ends one of two that insert from the same rows at once; nothing of it is left, the next try passes."""
+    for pause_s in _PAUSES_S:
+        try:
+            return insert()
+        except Fault as fault:
+            if fault.kind is not FaultKind.TRANSIENT:
+                raise
+            time.sleep(pause_s)
+    return insert()
 
 
 def _eligible(group: str, minidvodb_ids: Sequence[int] | None) -> sa.Select[tuple[int]]:
