@@ -43,7 +43,7 @@ json.dump({"unknown": sorted(set(question["options"]) - known), "refused": refus
 def airflow_commands(services):
     """Return every Airflow command of the compose file: of services, health checks and the init script."""
     for service in airflow_services(services).values():
-        if service["command"][0] != "bash":
+        if service["command"][0] != "bash" and "entrypoint" not in service:
             yield service["command"]
         test = service.get("healthcheck", {}).get("test", [])
         if len(test) == 2 and test[1].startswith("airflow "):
