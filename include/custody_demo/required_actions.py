@@ -10,7 +10,7 @@ from urllib.parse import quote, urlencode
 from custody_demo.airflow_api import FINAL_STATES, AirflowApi, AirflowApiError
 
 A_MOMENT_S = 2.0
-"""An answer in the very moment in which a task is being parked is kept by Airflow, and wakes nobody. People are slower."""
+"""Airflow keeps an answer that comes in the very moment of parking a task, and wakes nobody. People are slower."""
 
 
 @dataclass(frozen=True)
