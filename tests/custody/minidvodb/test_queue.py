@@ -82,7 +82,7 @@ def test_two_at_once_make_one_row_each(any_ledger: Ledger) -> None:
     for number in range(50):
         know(any_ledger, number)
     ask(any_ledger)
-    context = multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("fork")
     barrier, answers = context.Barrier(2), context.Queue()
     workers = [context.Process(target=_queue_at_once, args=(any_ledger.url, barrier, answers)) for _ in range(2)]
     for worker in workers:
