@@ -99,3 +99,26 @@ def client_of(server: RcloneS3) -> Any:
     """A boto3 client of the S3 server."""
     session = boto3.session.Session(server.access_key, server.secret_key, region_name="us-east-1")
     return session.client("s3", endpoint_url=server.endpoint_url, config=Config(s3={"addressing_style": "path"}))
+
+
+@pytest.fixture(scope="module")
+def airflow_app(airflow_db: None) -> Iterator[Any]:
+    """Airflow's web application, made anew for each module."""
+    from airflow.api_fastapi.app import create_app, purge_cached_app
+
+    purge_cached_app()
+    yield create_app(apps="core")
+    purge_cached_app()
+
+
+@pytest.fixture
+def viewer(airflow_app: Any) -> Any:
+    """A client that is logged in and may only look."""
+    from airflow.api_fastapi.app import get_auth_manager
+    from airflow.api_fastapi.auth.managers.simple.user import SimpleAuthManagerUser
+    from fastapi.testclient import TestClient
+
+    client = TestClient(airflow_app, base_url="http://127.0.0.1")
+    token = get_auth_manager().generate_jwt(SimpleAuthManagerUser(username="a-viewer", role="viewer"))
+    client.headers["Authorization"] = f"Bearer {token}"
+    return client

@@ -18,28 +18,6 @@ pytestmark = pytest.mark.airflow
 PAGES = ("/bitarchive", "/bitarchive/batch/1", "/bitarchive/batch/1?failed=true", "/", "/api/bitarchive/batch/1")
 
 
-@pytest.fixture(scope="module")
-def airflow_app(airflow_db: None) -> Any:
-    from airflow.api_fastapi.app import create_app, purge_cached_app
-
-    purge_cached_app()
-    yield create_app(apps="core")
-    purge_cached_app()
-
-
-@pytest.fixture
-def viewer(airflow_app: Any) -> Any:
-    """A client that is logged in and may only look."""
-    from airflow.api_fastapi.app import get_auth_manager
-    from airflow.api_fastapi.auth.managers.simple.user import SimpleAuthManagerUser
-    from fastapi.testclient import TestClient
-
-    client = TestClient(airflow_app, base_url="http://127.0.0.1")
-    token = get_auth_manager().generate_jwt(SimpleAuthManagerUser(username="a-viewer", role="viewer"))
-    client.headers["Authorization"] = f"Bearer {token}"
-    return client
-
-
 @pytest.fixture
 def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Site:
     url = f"sqlite:///{tmp_path}/ledger.sqlite"

@@ -289,8 +289,17 @@ def finish(
         detail = {"file_number": attempt.file_number, "tape_bytes": written.size_bytes, "members": count}
         what = "adopted" if result is AttemptResult.ADOPTED else "recorded"
         session.event(connection, what, backup.target.name, tape=session.tape.name, **detail)
+        if result is AttemptResult.DONE and _starves_the_drive(session, written):
+            rate, floor = int(written.rate_bytes_s), session.config.low_rate
+            values = {"rate_bytes_s": rate, "low_rate": floor, "underruns": written.underruns}
+            session.event(connection, "too slow for the drive", session.tape.name, result="warning", **values)
     session.reload()
     return Archived(Outcome.RECORDED, recorded, written.rate_bytes_s, written.underruns)
+
+
+def _starves_the_drive(session: Session, written: Written) -> bool:
+    """Whether the drive had to stop and start; what fits into the buffer tells nothing of the source."""
+    return written.size_bytes > session.config.buffer and written.rate_bytes_s < session.config.low_rate
 
 
 def _on_record(session: Session, backup: Backup, attempt: Attempt, fault: Fault) -> None:

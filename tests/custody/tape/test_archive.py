@@ -12,6 +12,7 @@ import pytest
 import sqlalchemy as sa
 
 from custody.faults import Fault, FaultKind
+from custody.ledger.tables import event
 from custody.tape import archive, assign, session, tables, tapes
 from custody.tape.archive import Outcome
 from custody.tape.drives import cartridges
@@ -312,3 +313,15 @@ def test_a_drive_that_asks_for_cleaning_is_not_written_with(site: TapeSite) -> N
         site.archive()
     assert "cleaning" in (caught.value.next_command or "")
     assert site.image("T1").stat().st_size == 0
+
+
+@pytest.mark.parametrize(("low_rate", "warnings"), [(1, 0), (10**15, 1)])
+def test_a_source_too_slow_for_the_drive_is_a_warning(site: TapeSite, low_rate: int, warnings: int) -> None:
+    site.config = site.config.model_copy(update={"low_rate": low_rate})
+    site.make_tape("T1")
+    site.import_all(site.make_target("a", files=1, size_bytes=site.config.buffer + (1 << 20)))
+    site.assign()
+    assert site.archive().outcome is Outcome.RECORDED
+    with site.ledger.read() as connection:
+        told = sa.select(event.c.result).where(event.c.what == "too slow for the drive")
+        assert list(connection.scalars(told)) == ["warning"] * warnings
