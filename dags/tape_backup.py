@@ -33,6 +33,7 @@ from datetime import datetime
 from airflow.providers.standard.operators.trigger_dagrun import TriggerDagRunOperator
 from airflow.sdk import TriggerRule, chain, dag, task_group
 
+from custody_airflow.notices import CustodyNotifier
 from custody_airflow.operators.common import RETRY_ARGUMENTS
 from custody_airflow.operators.tape import ActivateTapeOperator, ChooseStepsOperator, OpenTapeOperator
 from custody_airflow.operators.tape_ask import InsertTapeOperator
@@ -117,7 +118,9 @@ def tape_backup():
             task_id="start", trigger_dag_id="tape_backup", map_index_template="{{ task.conf['tapes'][0] }}"
         ).expand(conf=plan.output)
 
-    report = TapeReportOperator(task_id="report", trigger_rule=TriggerRule.ALL_DONE)
+    report = TapeReportOperator(
+        task_id="report", trigger_rule=TriggerRule.ALL_DONE, on_failure_callback=CustodyNotifier()
+    )
 
     opened, imported, mounted, confirmed, ended = tape(), import_targets(), mount(), confirm(), next_tape()
     chain(choose, opened, imported, assign, mounted, archive(), confirmed, close, ended, report)

@@ -24,8 +24,8 @@ from custody.tape.catalog import set_tape_state
 from custody.tape.drives import cartridges
 from custody.tape.states import TapeState
 from custody_airflow.hooks.tape import TapeDriveHook
+from custody_airflow.operators import questions, tape_ask, tape_back, tape_confirm, tape_end, tape_import, tape_write
 from custody_airflow.operators import tape as operators
-from custody_airflow.operators import tape_ask, tape_back, tape_confirm, tape_end, tape_import, tape_write
 from custody_airflow.operators.tape_run import Verb, tape_run, verbs_of
 from custody_airflow.operators.tape_work import Pace
 from custody_airflow.params.tape import PARAMS
@@ -180,7 +180,7 @@ def test_the_sensor_waits_for_the_label_and_disturbs_nobody(site: TapeSite) -> N
 
 def test_the_right_tape_is_not_asked_for_and_another_is(site: TapeSite, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[Any] = []
-    monkeypatch.setattr(tape_ask.HITLOperator, "execute", lambda self, _: asked.append(self) or _park(self))
+    monkeypatch.setattr(questions.HITLOperator, "execute", lambda self, _: asked.append(self) or _park(self))
     site.make_tape("T1")
     site.make_tape("T2")
     site.import_all(site.make_target("a"))
@@ -359,7 +359,7 @@ def test_opening_twice_is_opening_once(site: TapeSite) -> None:
 
 
 def test_a_person_is_asked_before_a_step_where_the_run_says_so(site: TapeSite, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tape_ask.HITLOperator, "execute", lambda self, _: _park(self))
+    monkeypatch.setattr(questions.HITLOperator, "execute", lambda self, _: _park(self))
     remembered: dict[str, Any] = {}
     store = SimpleNamespace(get=remembered.get, set=remembered.__setitem__)
     target = site.make_target("a")
@@ -368,6 +368,10 @@ def test_a_person_is_asked_before_a_step_where_the_run_says_so(site: TapeSite, m
     asking = tape_import.ImportTargetsOperator(task_id="plan")
     with pytest.raises(TaskAwaitingInput):
         asking.execute(ours)
+    nothing_yet = {"error": "timeout", "error_type": "timeout"}
+    with pytest.raises(TaskAwaitingInput) as parked:
+        asking.execute_complete(ours, nothing_yet)
+    assert parked.value.timeout == questions.LOOK_AGAIN
     assert asking.subject == "Import 1 targets?"
     assert str(target) in asking.body
     yes = {

@@ -53,7 +53,10 @@ def restore_(
                 return Exit.TROUBLE
             if verbose:
                 _show_plan(site, one)
-            found = _restore_tape(site, one, into, overwrite, verbose, interrupts)
+            try:
+                found = _restore_tape(site, one, into, overwrite, verbose, interrupts)
+            except Fault as fault:
+                raise restoring.with_others(site.ledger, one, fault) from fault
             if found is Exit.STOPPED:
                 return found
             ended = max(ended, found)

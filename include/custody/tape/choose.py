@@ -115,6 +115,17 @@ def on_tapes(connection: Connection, target_id: int) -> list[Backup]:
     return list_backups(connection, table.c.target_id == target_id, table.c.file_number.is_not(None))
 
 
+def elsewhere(ledger: Ledger, tape_plan: TapePlan) -> list[str]:
+    """Other tapes that have a copy of all that is planned of one, by name: where to turn when that tape is no good."""
+    found: set[str] | None = None
+    with ledger.read() as connection:
+        for selection in tape_plan.selections:
+            copies = on_tapes(connection, selection.backup.target.id)
+            names = {one.tape_name for one in copies if _is_usable(one, tape_by_id(connection, one.tape_id), None)}
+            found = names if found is None else found & names
+    return sorted((found or set()) - {tape_plan.tape.name})
+
+
 def _find(connection: Connection, text: bytes) -> dict[int, dict[int | None, _Wanted]]:
     """By target, then by backup (None: any of the target's), what a pattern means."""
     found: dict[int, dict[int | None, _Wanted]] = {}

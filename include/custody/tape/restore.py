@@ -15,14 +15,26 @@ from custody.ledger import Ledger
 from custody.tape import attempts, tables
 from custody.tape.borrow import Borrowed
 from custody.tape.catalog import Backup
-from custody.tape.choose import Selection, TapePlan, commands, firsts_needed, on_tapes, plan, quoted
+from custody.tape.choose import Selection, TapePlan, commands, elsewhere, firsts_needed, on_tapes, plan, quoted
 from custody.tape.names import escape, unescape
 from custody.tape.records import member_of, name_key
 from custody.tape.session import Session
 from custody.tape.states import AttemptResult
 from custody.tape.stream.extract import Extracted, extract
 
-__all__ = ["Restored", "Selection", "TapePlan", "commands", "escape", "plan", "quoted", "restore", "restore_one"]
+__all__ = [
+    "Restored",
+    "Selection",
+    "TapePlan",
+    "commands",
+    "elsewhere",
+    "escape",
+    "plan",
+    "quoted",
+    "restore",
+    "restore_one",
+    "with_others",
+]
 
 Progress = Callable[[int], None]
 _PAGE_ROWS = 1000
@@ -184,6 +196,16 @@ def _explained(ledger: Ledger, selection: Selection, fault: Fault, into: Path) -
         wanted = quoted(unescape(backup.target.name))
         command = f"custody tape restore --tape {others[0].tape_name} --into {shlex.quote(str(into))} {wanted}"
     return Fault(fault.kind, fault.subject, reason, next_command=command)
+
+
+def with_others(ledger: Ledger, tape_plan: TapePlan, fault: Fault) -> Fault:
+    """The fault of a tape that cannot be read, with the tapes that have all of the same."""
+    others = elsewhere(ledger, tape_plan) if fault.kind in {FaultKind.DATA, FaultKind.NEEDS_HUMAN} else []
+    if not others:
+        return fault
+    reason = f"{fault.reason}; all that is wanted of it lies on {', '.join(f'tape {name}' for name in others)} as well"
+    first = f"{fault.next_command}, or " if fault.next_command else ""
+    return Fault(fault.kind, fault.subject, reason, next_command=f"{first}restore it from tape {others[0]}")
 
 
 class _Seen:

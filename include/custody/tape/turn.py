@@ -42,6 +42,14 @@ def take_turn(ledger: Ledger, config: TapeConfig, run: str, *, patience: timedel
             connection.execute(sa.update(table).where(table.c.name == name).values(token=row.token + 1, **values))
 
 
+def keep_turn(ledger: Ledger, config: TapeConfig, run: str) -> None:
+    """Keep a drive's turn where the run has it; harmless where it has not."""
+    at = now()
+    ours = (table.c.name == turn_of(config), table.c.holder == run, table.c.expires_at > at)
+    with ledger.begin() as connection:
+        connection.execute(sa.update(table).where(*ours).values(expires_at=at + PATIENCE))
+
+
 def give_turn_back(ledger: Ledger, config: TapeConfig, run: str) -> None:
     """Let the next run have it; harmless where it was lost already."""
     name = turn_of(config)

@@ -1,25 +1,22 @@
-"""Questions to a person in Airflow's Required Actions: nobody who waits for an answer holds a worker or a pool."""
+"""The questions of a tape run: whether a step is to be done, and for the tape that is needed."""
 
 from __future__ import annotations
 
-import os
 from datetime import UTC, datetime, timedelta
 from typing import Any, ClassVar, NoReturn
 
-from airflow.providers.standard.operators.hitl import HITLOperator
 from airflow.sdk import Context
 from airflow.sdk.bases.skipmixin import SkipMixin
-from airflow.sdk.exceptions import AirflowException, AirflowSkipException, TaskAwaitingInput
+from airflow.sdk.exceptions import AirflowException, AirflowSkipException
 
 from custody.faults import Fault, FaultKind
 from custody.tape.mount import Look, may_have_changed, put_on_record
 from custody_airflow.operators.common import CustodyOperator, faults_as_outcomes
+from custody_airflow.operators.questions import QuestionOperator
 from custody_airflow.operators.tape_run import TapeRun, tape_run
 from custody_airflow.operators.tape_work import TapeOperator, has_work_on_drive, waits_for_the_drive
 
 REPORT = "report"
-LOOK_AGAIN = timedelta(seconds=float(os.environ.get("CUSTODY_LOOK_AGAIN_S", "60")))
-"""How often the drive is looked at while a question is open. ``$CUSTODY_LOOK_AGAIN_S`` sets it."""
 
 
 def skip_rest(task: Any, context: Context, reason: str) -> NoReturn:
@@ -30,14 +27,14 @@ def skip_rest(task: Any, context: Context, reason: str) -> NoReturn:
     raise AirflowSkipException(reason)  # there was nothing behind it
 
 
-class AskingOperator(CustodyOperator, HITLOperator, SkipMixin):
+class AskingOperator(CustodyOperator, QuestionOperator, SkipMixin):
     """A step that a person is asked about before it is done, where the run has ``ask``; "Stop" ends the run."""
 
     inherits_from_skipmixin: ClassVar[bool] = True
     YES, NO = "Do it", "Stop here"
 
     def __init__(self, **kwargs: Any) -> None:
-        super().__init__(subject="", options=[self.YES, self.NO], **kwargs)
+        super().__init__(options=[self.YES, self.NO], **kwargs)
 
     def question(self, context: Context) -> tuple[str, str] | None:
         """Subject and details (Markdown) of the question; None where there is nothing to ask about."""
@@ -51,21 +48,23 @@ class AskingOperator(CustodyOperator, HITLOperator, SkipMixin):
                 asked = self.question(context)
         if asked is None:
             return super().execute(context)
-        self.subject, self.body = asked
-        return HITLOperator.execute(self, context)
+        self.ask(context, *asked)
 
     def execute_complete(self, context: Context, event: dict[str, Any]) -> Any:
-        """Go on with the answer."""
-        answer = HITLOperator.execute_complete(self, context, event)
-        by = (answer["responded_by_user"] or {}).get("name", "nobody")
-        if answer["chosen_options"] != [self.YES]:
-            skip_rest(self, context, f"{by} said: {self.NO.lower()}")
-        self.log.info("%s said: %s", by, self.YES.lower())
-        context["task_state_store"].set("agreed", by)
+        """Go on with the answer; where there is none yet, keep the drive if this run has it, and wait on."""
+        answer = self.answer(context, event)
+        if answer is None:
+            with faults_as_outcomes():
+                tape_run(context).keep_turn()
+            self.wait_on()
+        if answer.option != self.YES:
+            skip_rest(self, context, f"{answer.by} said: {self.NO.lower()}")
+        self.log.info("%s said: %s", answer.by, self.YES.lower())
+        context["task_state_store"].set("agreed", answer.by)
         return super().execute(context)
 
 
-class InsertTapeOperator(TapeOperator, HITLOperator, SkipMixin):
+class InsertTapeOperator(TapeOperator, QuestionOperator, SkipMixin):
     """Have the right tape in the drive: go on at once where it is in, else ask a person to insert it.
 
     While the question is open the drive is looked at every minute: the run goes on when the label matches, whether
@@ -78,7 +77,7 @@ class InsertTapeOperator(TapeOperator, HITLOperator, SkipMixin):
     def __init__(self, **kwargs: Any) -> None:
         # Whoever says that it is in, while another one is, is asked again by the next try.
         again = {"retries": 100, "retry_delay": timedelta(seconds=5), "retry_exponential_backoff": False}
-        super().__init__(subject="", options=[self.DONE, self.CANCEL], **{**kwargs, **again})
+        super().__init__(options=[self.DONE, self.CANCEL], **{**kwargs, **again})
 
     def work(self, context: Context) -> dict[str, object]:
         """Look, and ask where that is needed."""
@@ -90,35 +89,29 @@ class InsertTapeOperator(TapeOperator, HITLOperator, SkipMixin):
         if seen.is_right:
             return self._go_on(run, seen)
         self._record(run, seen, waits=True)
-        self.subject = f"Insert tape {tape.called}"
-        self.body = (
-            f"Drive `{run.config.device}` {_escaped(seen.complaint)}. Wanted is tape **{_escaped(tape.called)}**."
-        )
-        self.response_timeout = min(LOOK_AGAIN, timedelta(seconds=run.config.mount_timeout_s))
         self.log.info("%s: %s; wanted is tape %s", run.config.device, seen.complaint, tape.called)
+        body = f"Drive `{run.config.device}` {_escaped(seen.complaint)}. Wanted is tape **{_escaped(tape.called)}**."
+        if others := run.other_tapes():
+            body += f" What is to be restored lies on {_escaped(', '.join(others))} as well."
         deadline = datetime.now(UTC) + timedelta(seconds=run.config.mount_timeout_s)
-        try:
-            return dict(HITLOperator.execute(self, context))
-        except TaskAwaitingInput as waiting:
-            raise _until(deadline, waiting.timeout) from None
+        self.ask(context, f"Insert tape {tape.called}", body, deadline=deadline)
 
     def execute_complete(self, context: Context, event: dict[str, Any], deadline: str = "") -> Any:
         """Look again: the question was answered, or a minute has passed."""
+        answer = self.answer(context, event)
         with faults_as_outcomes():
             run = tape_run(context)
-            if event.get("error_type") == "timeout":
+            if answer is None:
                 return self._look_again(run, datetime.fromisoformat(deadline))
-        answer = HITLOperator.execute_complete(self, context, event)
-        by = (answer["responded_by_user"] or {}).get("name", "nobody")
-        if answer["chosen_options"] == [self.CANCEL]:
+        if answer.option == self.CANCEL:
             self._record(run, Look(run.tape(), "another tape or none", ""), waits=False)
-            skip_rest(self, context, f"cancelled by {by}: the tape was not inserted; what is assigned stays so")
+            skip_rest(self, context, f"cancelled by {answer.by}: the tape was not inserted; what is assigned stays so")
         with faults_as_outcomes():
             seen = run.look(run.tape())
             self._record(run, seen, waits=not seen.is_right)
         if not seen.is_right:
             raise AirflowException(
-                f"{run.config.device}: {by} said that tape {seen.tape.name} is in, but it {seen.complaint}"
+                f"{run.config.device}: {answer.by} said that tape {seen.tape.name} is in, but it {seen.complaint}"
             )
         return self._go_on(run, seen)
 
@@ -140,7 +133,7 @@ class InsertTapeOperator(TapeOperator, HITLOperator, SkipMixin):
             reason = f"nobody inserted it within {timedelta(seconds=run.config.mount_timeout_s)}"
             command = f"insert it, then custody tape activate_tape {tape.name} and trigger tape_backup again"
             raise Fault(FaultKind.NEEDS_HUMAN, f"tape {tape.called}", reason, next_command=command)
-        raise _until(deadline)
+        self.wait_on(deadline)
 
     @staticmethod
     def _record(run: TapeRun, seen: Look, *, waits: bool) -> None:
@@ -150,12 +143,6 @@ class InsertTapeOperator(TapeOperator, HITLOperator, SkipMixin):
         self._record(run, seen, waits=False)
         self.log.info("tape %s is in the drive", seen.tape.name)
         return {"tape": seen.tape.name}
-
-
-def _until(deadline: datetime, at_most: timedelta | None = None) -> TaskAwaitingInput:
-    """Wait on, for a minute or to the deadline."""
-    left = max(timedelta(seconds=1), min(at_most or LOOK_AGAIN, deadline - datetime.now(UTC)))
-    return TaskAwaitingInput(method_name="execute_complete", timeout=left, kwargs={"deadline": deadline.isoformat()})
 
 
 def _escaped(text: str) -> str:

@@ -28,7 +28,19 @@ class TapeRestoreOperator(TapeOperator):
         (plan,) = restoring.plan(run.ledger, run.patterns_on(run.tape().name), tape=run.tape().name)
         for line in restoring.commands(run.ledger, plan, run.config.device):
             self.log.info("by hand, the same is:\n%s", line)
-        failed, restored = [], 0
+        try:
+            restored, failed = self._restore(run, plan, into, overwrite=overwrite)
+        except Fault as fault:
+            raise restoring.with_others(run.ledger, plan, fault) from fault
+        self.require_going_on()
+        fail_with(self, failed, f"things could not be restored from tape {plan.tape.name}")
+        return {"tape": plan.tape.name, "restored": restored}
+
+    def _restore(
+        self, run: TapeRun, plan: restoring.TapePlan, into: Path, *, overwrite: bool
+    ) -> tuple[int, list[Fault]]:
+        restored: int = 0
+        failed: list[Fault] = []
         total = sum(one.backup.tape_bytes or 0 for one in plan.selections)
         pace = Pace(self.log.info, total)
         with run.mounted(plan.tape) as session:
@@ -40,9 +52,7 @@ class TapeRestoreOperator(TapeOperator):
                 self._tell(done)
                 restored += done.restored + done.already_there
                 failed += done.problems
-        self.require_going_on()
-        fail_with(self, failed, f"things could not be restored from tape {plan.tape.name}")
-        return {"tape": plan.tape.name, "restored": restored}
+        return restored, failed
 
     def _tell(self, done: restoring.Restored) -> None:
         self.log.info(

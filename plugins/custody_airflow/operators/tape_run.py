@@ -122,9 +122,24 @@ class TapeRun:
                 restore.plan(self.ledger, [pattern], tape=self.tapes[0])  # says why
         return [tape for tape, patterns in held.items() if patterns]
 
+    def other_tapes(self) -> list[str]:
+        """Other tapes that have everything that a restore wants of its first one."""
+        if Verb.RESTORE not in self.verbs:
+            return []
+        name = self.tape().name
+        return [
+            other
+            for plan in restore.plan(self.ledger, self.patterns_on(name), tape=name)
+            for other in restore.elsewhere(self.ledger, plan)
+        ]
+
     def take_turn(self) -> None:
         """Have the drive to this run, from its first look at it to its end. Faults: CONFLICT while another has it."""
         turn.take_turn(self.ledger, self.config, self.run)
+
+    def keep_turn(self) -> None:
+        """Keep the drive where this run has it: a person is taking time to answer."""
+        turn.keep_turn(self.ledger, self.config, self.run)
 
     def give_turn_back(self) -> None:
         """Let the next run have the drive."""

@@ -301,3 +301,33 @@ def _file_on(image: Path, number: int) -> bytes:
             if seen == number:
                 content += block
     return content
+
+
+@pytest.mark.parametrize("alone", ["sub/file0", "a second name"])  # one of them is the first in the archive
+def test_a_hard_link_that_was_restored_alone_is_a_link_again_in_the_whole(written: TapeSite, alone: str) -> None:
+    whole = bytes(written.data / "hostile")
+    for name in (whole + b"/" + alone.encode(), whole):
+        assert _problems(_restore(written, name)) == []
+    assert _facts(_back(written, "hostile")) == _facts(written.data / "hostile")
+    mine = _back(written, "hostile") / alone
+    shutil.copyfile(mine, mine.with_name("copy"))  # the same bytes, of another time: it is not touched
+    os.replace(mine.with_name("copy"), mine)
+    before = _facts(_back(written, "hostile"))
+    assert _problems(_restore(written, whole)) == []
+    assert _facts(_back(written, "hostile")) == before
+    mine.unlink()
+    mine.write_bytes(b"mine")
+    problems = _problems(_restore(written, whole))
+    assert "exists, and is not the same" in str(problems[0])
+    assert mine.read_bytes() == b"mine"
+
+
+def test_a_tape_that_cannot_be_read_at_all_names_the_other_one(twice: TapeSite) -> None:
+    (plan,) = restore.plan(twice.ledger, [bytes(twice.data / "b")])
+    with pytest.raises(Fault) as caught, mounted(twice.ledger, twice.config, plan.tape, who=WHO):
+        pass
+    named = restore.with_others(twice.ledger, plan, caught.value)
+    assert "holds tape T2" in str(named) and "lies on tape T2 as well" in str(named)
+    assert str(named).endswith("or restore it from tape T2")
+    tapes.retire_tape(twice.ledger, "T2", who=WHO, reason="a test", force=True)
+    assert restore.with_others(twice.ledger, plan, caught.value) is caught.value

@@ -3,24 +3,30 @@
 from __future__ import annotations
 
 import os
-import stat
 import threading
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from custody.digests import DEFAULT_ALGORITHMS, Fixity, Match, Progress, read_file
+from custody.digests import DEFAULT_ALGORITHMS, Fixity, Match, Progress
 from custody.faults import Fault, FaultKind, os_errors_as_faults
 from custody.tape.drives.protocol import Drive
 from custody.tape.members import Member, MemberKind
 from custody.tape.names import escape
 from custody.tape.stream.parse import ContentSink
+from custody.tape.stream.putting import (
+    Identity,
+    have_same_facts,
+    identity_of,
+    is_same,
+    put_link,
+    put_special,
+    same_as_first,
+    set_facts,
+)
 from custody.tape.stream.read import BLOCK_BYTES, Read, read_tape_file
 from custody.tape.stream.tree import Parts, Place, Tree, parts_of
-
-Identity = tuple[int, int]
-"""Device and inode."""
 
 
 @dataclass
@@ -115,7 +121,6 @@ class _Restorer:
         self._wanted = wanted
         self._expected = expected
         self._overwrite = overwrite
-        self._is_root = os.geteuid() == 0
         self._sink: _FileSink | None = None
         self._has_failed = False
         self._restored: dict[bytes, Identity] = {}
@@ -168,9 +173,11 @@ class _Restorer:
         elif (found := place.lstat()) is not None and not self._overwrite:
             self._compare(member, place, found)
         elif member.kind is MemberKind.HARDLINK:
-            self._put_link(member, place)
+            put_link(self._tree, member, place, self._restored.get(member.link), overwrite=self._overwrite)
+            self.result.restored += 1
         else:
-            self._put_special(member, place)
+            put_special(member, place, overwrite=self._overwrite)
+            self.result.restored += 1
 
     def _note(self, fault: Fault) -> None:
         if fault.kind in {FaultKind.CAPACITY, FaultKind.CANCELLED}:
@@ -188,7 +195,7 @@ class _Restorer:
     def _put_file(self, member: Member, place: Place, sink: _FileSink) -> None:
         self._verify(member, place.subject)
         os.ftruncate(sink.descriptor, member.size_bytes)
-        self._set_facts(sink.descriptor, member)
+        set_facts(sink.descriptor, member)
         os.fsync(sink.descriptor)
         place.publish(overwrite=self._overwrite)
         self._remember(member, os.fstat(sink.descriptor))
@@ -205,55 +212,18 @@ class _Restorer:
             raise Fault(FaultKind.DATA, subject, reason, next_command="restore it from another copy")
         self.result.unverified += match is Match.UNVERIFIED
 
-    def _put_link(self, member: Member, place: Place) -> None:
-        known = self._restored.get(member.link)
-        if known is None:
-            reason = f"is a hard link to {escape(member.link)}, which was not restored"
-            raise Fault(FaultKind.CONFIG, place.subject, reason, next_command="ask for both")
-        held = os.dup(place.directory)
-        try:
-            first = self._tree.place(parts_of(member.link))
-            found = first.lstat()
-            if found is None or (found.st_dev, found.st_ino) != known:
-                raise Fault(FaultKind.CONFLICT, first.subject, "is not what was restored there: somebody changed it")
-            place = Place(held, place.name, place.subject)
-            place.clear_temporary()
-            names = {"src_dir_fd": first.directory, "dst_dir_fd": held}
-            os.link(first.name, place.temporary, follow_symlinks=False, **names)
-            if (there := place.lstat()) is not None and (there.st_dev, there.st_ino) == known:
-                place.clear_temporary()  # rename would leave both names of one file
-            else:
-                place.publish(overwrite=self._overwrite)
-        finally:
-            os.close(held)
-        self.result.restored += 1
-
-    def _put_special(self, member: Member, place: Place) -> None:
-        place.clear_temporary()
-        name, directory = place.temporary, place.directory
-        if member.kind is MemberKind.SYMLINK:
-            os.symlink(member.link, name, dir_fd=directory)
-        elif member.kind is MemberKind.FIFO:
-            os.mkfifo(name, 0o600, dir_fd=directory)
-        else:
-            kind = stat.S_IFCHR if member.kind is MemberKind.CHARACTER else stat.S_IFBLK
-            os.mknod(name, 0o600 | kind, os.makedev(*(member.device or (0, 0))), dir_fd=directory)
-        try:
-            if self._is_root:
-                os.chown(name, member.uid, member.gid, dir_fd=directory, follow_symlinks=False)
-            if member.kind is not MemberKind.SYMLINK:
-                os.chmod(name, self._mode(member), dir_fd=directory)
-            when = member.mtime_s * 10**9
-            os.utime(name, ns=(when, when), dir_fd=directory, follow_symlinks=False)
-            place.publish(overwrite=self._overwrite)
-        except BaseException:
-            place.clear_temporary()
-            raise
-        self.result.restored += 1
-
     def _compare(self, member: Member, place: Place, found: os.stat_result) -> None:
         """Something is in the place of a member: the same, as after a run that was ended early, or a CONFLICT."""
-        if not self._is_same(member, place, found):
+        if member.kind is MemberKind.HARDLINK and not member.digests:
+            known = self._restored.get(member.link)
+            same = known == identity_of(found)
+            if not same and (first := same_as_first(self._tree, member, place, found, known)) is not None:
+                if have_same_facts(first, found):  # restored alone: it is a link again; nobody can tell the difference
+                    put_link(self._tree, member, self._tree.place(self._parts(member)), known, overwrite=True)
+                same = True
+        else:
+            same = is_same(member, place, found)
+        if not same:
             raise Fault(
                 FaultKind.CONFLICT,
                 place.subject,
@@ -265,36 +235,10 @@ class _Restorer:
             self._remember(member, found)
         self.result.already_there += 1
 
-    def _is_same(self, member: Member, place: Place, found: os.stat_result) -> bool:
-        if member.kind is MemberKind.HARDLINK and not member.digests:
-            return self._restored.get(member.link) == (found.st_dev, found.st_ino)
-        if member.kind in {MemberKind.FILE, MemberKind.HARDLINK}:
-            if not stat.S_ISREG(found.st_mode) or found.st_size != member.size_bytes:
-                return False
-            reading = read_file(place.path(), tuple(member.digests))
-            return reading.fixity.compare(Fixity(member.size_bytes, member.digests)) is Match.EQUAL
-        if member.kind is MemberKind.SYMLINK:
-            is_link = stat.S_ISLNK(found.st_mode)
-            return is_link and os.readlink(place.name, dir_fd=place.directory) == member.link
-        if member.kind is MemberKind.FIFO:
-            return stat.S_ISFIFO(found.st_mode)
-        is_kind = stat.S_ISCHR if member.kind is MemberKind.CHARACTER else stat.S_ISBLK
-        return is_kind(found.st_mode) and (os.major(found.st_rdev), os.minor(found.st_rdev)) == member.device
-
     # -- what all have -----------------------------------------------------------------------------------------------
 
     def _remember(self, member: Member, found: os.stat_result) -> None:
-        self._restored[member.name] = (found.st_dev, found.st_ino)
-
-    def _mode(self, member: Member) -> int:
-        return member.mode if self._is_root else member.mode & 0o1777  # set-id is for the owner it was given by
-
-    def _set_facts(self, descriptor: int, member: Member) -> None:
-        if self._is_root:
-            os.fchown(descriptor, member.uid, member.gid)
-        os.fchmod(descriptor, self._mode(member))
-        when = member.mtime_s * 10**9
-        os.utime(descriptor, ns=(when, when))
+        self._restored[member.name] = identity_of(found)
 
     def finish_directories(self) -> None:
         """Give directories what they had, the deepest first, and flush those in which names were made."""
@@ -303,7 +247,7 @@ class _Restorer:
                 with os_errors_as_faults(self._tree.subject(parts)):
                     descriptor = self._tree.enter(parts)
                     if parts in self._directories and parts:
-                        self._set_facts(descriptor, self._directories[parts])
+                        set_facts(descriptor, self._directories[parts])
                     os.fsync(descriptor)
             except Fault as fault:
                 self._note(fault)

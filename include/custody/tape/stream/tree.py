@@ -11,7 +11,8 @@ import fcntl
 import hashlib
 import os
 import stat
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from custody.faults import Fault, FaultKind, from_os_error, os_errors_as_faults
@@ -38,6 +39,15 @@ class Place:
         self.name = name
         self.subject = subject
         self.temporary = b".custody-" + hashlib.sha256(name).hexdigest()[:24].encode() + b".tmp"
+
+    @contextmanager
+    def kept(self) -> Iterator[Place]:
+        """The same with a descriptor of its own, for as long as the tree goes elsewhere."""
+        held = os.dup(self.directory)
+        try:
+            yield Place(held, self.name, self.subject)
+        finally:
+            os.close(held)
 
     def path(self, name: bytes | None = None) -> Path:
         """A path to it that leads through the open descriptor only."""
