@@ -13,7 +13,6 @@ import sqlalchemy as sa
 
 from custody.host import Host, LocalHost, SshTarget
 from custody.ledger import Ledger
-from custody.ledger.schema import is_current
 from custody.ledger.tables import event, metadata
 from custody.minidvodb import catalogue, destination, load, queue, switches, tables
 from custody.minidvodb.destination import Destination
@@ -34,7 +33,7 @@ def open_ledger(url: str) -> Ledger:
     """A ledger with this room's tables."""
     ledger = Ledger.upgrade(url)
     metadata.create_all(ledger.engine)
-    assert is_current(ledger.engine)
+    assert Ledger.open(ledger.url)
     return ledger
 
 

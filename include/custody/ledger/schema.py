@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import sqlalchemy as sa
-from sqlalchemy.engine import Connection, Engine
+from sqlalchemy.engine import Connection
 
 VERSION_TABLE = "custody_version"
 HEAD = "0006"
@@ -16,13 +16,13 @@ HEAD = "0006"
 _MIGRATIONS = Path(__file__).parent / "migrations"
 
 
-def is_current(engine: Engine) -> bool:
-    """Whether the schema is the one this program knows. One query: Alembic itself is only loaded to change a schema."""
-    with engine.connect() as connection:
-        if not sa.inspect(connection).has_table(VERSION_TABLE):
-            return False
-        version = sa.table(VERSION_TABLE, sa.column("version_num"))
-        return list(connection.scalars(sa.select(version.c.version_num))) == [HEAD]
+def version_of(connection: Connection) -> str | None:
+    """The revision of the schema, None without one. One query: Alembic is only loaded to change a schema."""
+    if not sa.inspect(connection).has_table(VERSION_TABLE):
+        return None
+    version = sa.table(VERSION_TABLE, sa.column("version_num"))
+    found = connection.scalar(sa.select(sa.func.max(version.c.version_num)))
+    return None if found is None else str(found)
 
 
 @contextmanager

@@ -5,29 +5,25 @@ from __future__ import annotations
 import hashlib
 import os
 import socket
-import sqlite3
-import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy.engine import Connection, Engine
+from sqlalchemy.engine import Connection
 
 from custody.digests import Fixity
 from custody.faults import Fault, FaultKind
-from custody.ledger.schema import bring_up_to_date, is_current
+from custody.ledger.database import database_faults, default_url, engine_of, is_missing, make_room, name_of
+from custody.ledger.schema import HEAD, bring_up_to_date, version_of
 from custody.ledger.tables import copy, event, file, proof
 
 _STRONGEST_FIRST = ("sha256", "sha1", "md5", "xxh128")
 UPGRADE_COMMAND = "custody ledger upgrade"
-_SQLITE_PATIENCE_S = 120
-_REFUSALS = ("password authentication failed", "Access denied for user", "no pg_hba.conf entry")
 
 
 class CopyState(StrEnum):
@@ -57,40 +53,54 @@ class Whereabouts:
 class Ledger:
     """The ledger on one database.
 
-    :param url: SQLAlchemy URL: sqlite (a file, the default), postgresql+psycopg2 or mysql+pymysql.
+    :param url: SQLAlchemy URL: sqlite (a file by its whole path, the default), postgresql+psycopg2 or mysql+pymysql.
 
     Use :meth:`open`, which makes sure that the schema is the one this program knows.
     """
 
     def __init__(self, url: str) -> None:
         self.url = url
-        self.engine = _engine(url, os.getpid())  # a forked child must not share its parent's connections
+        self.engine = engine_of(url, os.getpid())
 
     @classmethod
     def open(cls, url: str | None = None) -> Ledger:
         """Open the ledger; CONFIG where its schema is missing or old, TRANSIENT where it does not answer."""
         ledger = cls(url or default_url())
-        with _database_faults(ledger):
-            if not is_current(ledger.engine):
-                raise Fault(FaultKind.CONFIG, ledger.name, "its schema is missing or old", next_command=UPGRADE_COMMAND)
+        version = ledger._version()
+        if version != HEAD:
+            raise Fault(FaultKind.CONFIG, ledger.name, "its schema is missing or old", next_command=UPGRADE_COMMAND)
         return ledger
 
     @classmethod
     def upgrade(cls, url: str) -> Ledger:
         """Make or migrate the schema and open the ledger; safe to call again and by two at once."""
-        with cls(url).begin() as connection:
+        ledger = cls(url)
+        make_room(ledger.engine)
+        ledger._version()  # a newer one is left as it is
+        with ledger.begin() as connection:
             bring_up_to_date(connection)
         return cls.open(url)
+
+    def _version(self) -> str | None:
+        """The revision of its schema; None without one. CONFIG where a newer program has written it."""
+        if is_missing(self.engine):
+            return None
+        with self.read() as connection:
+            version = version_of(connection)
+        if version is not None and version > HEAD:
+            reason = f"is of a newer Custody (schema {version}; this one knows {HEAD})"
+            raise Fault(FaultKind.CONFIG, self.name, reason, next_command="bring this checkout up to date")
+        return version
 
     @property
     def name(self) -> str:
         """The database in a form without its password."""
-        return "ledger " + self.engine.url.render_as_string(hide_password=True)
+        return f"ledger {name_of(self.engine.url)}"
 
     @contextmanager
     def begin(self) -> Iterator[Connection]:
         """One transaction that takes the write lock at its start, committed at the end of the block."""
-        with _database_faults(self), self.engine.begin() as connection:
+        with database_faults(self.name), self.engine.begin() as connection:
             if self.engine.dialect.name == "sqlite":
                 connection.exec_driver_sql("BEGIN IMMEDIATE")
             yield connection
@@ -98,7 +108,7 @@ class Ledger:
     @contextmanager
     def read(self) -> Iterator[Connection]:
         """A connection for queries."""
-        with _database_faults(self), self.engine.connect() as connection:
+        with database_faults(self.name), self.engine.connect() as connection:
             yield connection
 
     def close(self) -> None:
@@ -215,14 +225,6 @@ def disk_place(path: Path) -> str:
     return f"disk://{socket.gethostname()}{path}"
 
 
-def default_url() -> str:
-    """``$CUSTODY_LEDGER``, or a SQLite file below ``$CUSTODY_HOME`` (default ``~/.custody``)."""
-    if url := os.environ.get("CUSTODY_LEDGER"):
-        return url
-    home = Path(os.environ.get("CUSTODY_HOME") or Path.home() / ".custody")
-    return f"sqlite:///{home / 'ledger.sqlite'}"
-
-
 def run_name() -> str:
     """Who acts, outside Airflow: the user and the process on this host."""
     import getpass
@@ -240,57 +242,3 @@ def _inserted_id(result: sa.CursorResult[Any]) -> int:
     key = result.inserted_primary_key
     assert key is not None
     return int(key[0])
-
-
-@contextmanager
-def _database_faults(ledger: Ledger) -> Iterator[None]:
-    try:
-        yield
-    except sa.exc.OperationalError as error:
-        if any(word in str(error.orig) for word in _REFUSALS):
-            reason = f"refuses who we are ({' '.join(str(error.orig).split())})"
-            raise Fault(
-                FaultKind.AUTH, ledger.name, reason, next_command="check the connection custody_ledger"
-            ) from error
-        raise Fault(FaultKind.TRANSIENT, ledger.name, f"does not answer ({error.orig})") from error
-    except sa.exc.IntegrityError as error:
-        raise Fault(FaultKind.CONFLICT, ledger.name, f"another run wrote the same row ({error.orig})") from error
-
-
-@cache
-def _engine(url: str, _process: int) -> Engine:
-    try:
-        parsed = sa.make_url(url)
-    except sa.exc.ArgumentError as error:
-        raise Fault(FaultKind.CONFIG, "CUSTODY_LEDGER", "is no SQLAlchemy URL") from error
-    if parsed.get_backend_name() != "sqlite":
-        return sa.create_engine(parsed, pool_pre_ping=True, pool_size=2, max_overflow=8)
-    if parsed.database:
-        Path(parsed.database).parent.mkdir(parents=True, exist_ok=True)
-    engine = sa.create_engine(parsed, connect_args={"timeout": _SQLITE_PATIENCE_S})
-
-    @sa.event.listens_for(engine, "connect")
-    def _configure(connection: Any, _record: Any) -> None:
-        connection.isolation_level = None  # we say BEGIN ourselves: pysqlite's own comes too late for a write lock
-        cursor = connection.cursor()
-        _switch_to_wal(cursor)
-        cursor.execute("PRAGMA synchronous=FULL")  # a proof must be on disk before the copy it frees is deleted
-        cursor.execute("PRAGMA foreign_keys=ON")
-        cursor.execute("PRAGMA case_sensitive_like=ON")  # as on the other databases
-        cursor.close()
-
-    return engine
-
-
-def _switch_to_wal(cursor: Any) -> None:
-    """Wait for others here ourselves: for a change of the journal SQLite does not, it says "locked" at once."""
-    deadline = time.monotonic() + _SQLITE_PATIENCE_S
-    while True:
-        try:
-            cursor.execute("PRAGMA journal_mode=WAL")
-        except sqlite3.OperationalError as error:
-            if error.sqlite_errorcode != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
-                raise
-            time.sleep(0.05)
-        else:
-            return

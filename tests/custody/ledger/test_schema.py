@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import importlib
 import multiprocessing
+import os
 import pkgutil
 import socket
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -20,7 +22,7 @@ from alembic.script import ScriptDirectory
 import custody
 from custody.faults import Fault, FaultKind
 from custody.ledger import Ledger, schema
-from custody.ledger.schema import VERSION_TABLE, is_current
+from custody.ledger.schema import VERSION_TABLE
 from custody.ledger.tables import metadata
 
 TABLE_MODULES = [
@@ -53,7 +55,7 @@ def test_upgrading_again_changes_nothing(any_database: str) -> None:
     with again.read() as connection:
         assert connection.scalar(sa.text("SELECT count(*) FROM event")) == 1
         assert connection.scalar(sa.text(f"SELECT count(*) FROM {VERSION_TABLE}")) == 1
-    assert is_current(again.engine)
+    assert Ledger.open(again.url)
     again.close()
 
 
@@ -138,6 +140,70 @@ def test_what_is_no_url_is_a_fault_without_the_url(url: str) -> None:
     assert caught.value.kind is FaultKind.CONFIG
     assert "CUSTODY_LEDGER" in str(caught.value)
     _tells_no_secret(caught.value, "very-secret")
+
+
+@pytest.mark.parametrize("url", ["sqlite://", "sqlite:///here.sqlite"])
+def test_a_ledger_in_whatever_directory_one_stands_in_is_refused(
+    url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(Fault, match="whole path") as caught:
+        Ledger.upgrade(url)
+    assert caught.value.kind is FaultKind.CONFIG
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("word", ["mysql", "mariadb", "mysql+mysqldb", "postgresql", "postgresql+asyncpg"])
+def test_whatever_driver_is_named_the_installed_one_is_used(word: str) -> None:
+    with pytest.raises(Fault, match="does not answer") as caught:
+        Ledger.open(f"{word}://custody:very-secret@127.0.0.1:1/ledger")
+    assert "\n" not in str(caught.value)
+    _tells_no_secret(caught.value, "very-secret")
+
+
+def test_asking_makes_no_file(tmp_path: Path) -> None:
+    with pytest.raises(Fault, match="custody ledger upgrade"):
+        Ledger.open(f"sqlite:///{tmp_path}/not/yet/ledger.sqlite")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_that_is_no_database_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "ledger.sqlite").write_bytes(os.urandom(5000))
+    before = (tmp_path / "ledger.sqlite").read_bytes()
+    for act in (Ledger.open, Ledger.upgrade):
+        with pytest.raises(Fault, match=r"is no whole SQLite database.*Next: put back its last backup") as caught:
+            act(f"sqlite:///{tmp_path}/ledger.sqlite")
+        assert caught.value.kind is FaultKind.DATA
+    assert (tmp_path / "ledger.sqlite").read_bytes() == before
+
+
+def test_the_ledger_of_a_newer_program_is_left_alone(any_ledger: Ledger) -> None:
+    with any_ledger.begin() as connection:
+        connection.execute(sa.text(f"UPDATE {VERSION_TABLE} SET version_num = '0099'"))
+    for act in (Ledger.open, Ledger.upgrade):
+        with pytest.raises(Fault, match=r"newer Custody \(schema 0099; this one knows \d{4}\)") as caught:
+            act(any_ledger.url)
+        assert caught.value.kind is FaultKind.CONFIG
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can become somebody else")
+def test_a_ledger_that_may_not_be_written_says_whose_right_is_missing() -> None:
+    with tempfile.TemporaryDirectory() as directory:  # pytest's own is closed to others
+        Path(directory).chmod(0o755)
+        urls = [f"sqlite:///{directory}/{name}.sqlite" for name in ("first", "second")]
+        for url in urls:
+            Ledger.upgrade(url).close()
+        program = f"""
+import os
+from custody.ledger import Ledger
+Ledger.open({urls[0]!r})  # everything is imported while we are somebody
+os.setuid(65534)
+Ledger.open({urls[1]!r})
+"""
+        answer = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert answer.returncode == 1
+    assert "cannot be opened" in answer.stderr
+    assert "Next: give this user the right to" in answer.stderr
 
 
 def _tells_no_secret(fault: BaseException | None, secret: str) -> None:
