@@ -3,26 +3,25 @@
 from __future__ import annotations
 
 import sys
+import tempfile
 import time
-from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 
 def index(processes: int, files: list[str]) -> None:
-    """Index files, one after the other or several at a time, and write the lines."""
-    if processes > 1:
-        with ProcessPoolExecutor(processes) as pool:
-            parts = list(pool.map(_lines, files))
-    else:
-        parts = [_lines(name) for name in files]
-    for part in parts:
-        sys.stdout.buffer.write(part)
+    """Index files as the caches do, one after the other or several at a time, and write the merged lines."""
+    from custody.bitarchive.index.merge import merge as merge_parts
+    from custody.bitarchive.index.workers import Workers, side_by_side
 
+    with tempfile.TemporaryDirectory(dir=Path(files[0]).parent) as directory, Workers(processes) as workers:
 
-def _lines(name: str) -> bytes:
-    from custody.bitarchive.index.cdxj import index_file
+        def write(name: str) -> Path:
+            path = Path(name)
+            with workers.turn() as write_part:
+                return write_part(path, path.name, Path(directory) / path.name).path
 
-    return b"".join(line + b"\n" for line in index_file(Path(name)).lines)
+        parts = [part for part in side_by_side(write, files, processes) if isinstance(part, Path)]
+        merge_parts(parts, sys.stdout.buffer)
 
 
 def iterate(name: str) -> None:

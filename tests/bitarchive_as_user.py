@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 from bitarchive_site import FILES, make_site
-from custody.bitarchive.batch import finish
+from custody.bitarchive.batch import accounts
 from custody.bitarchive.config import Limits
 from custody.ledger import Ledger
 
@@ -41,7 +41,7 @@ def main(root: Path) -> None:
     site.reconfigure(limits=Limits(processes=32))
     before = site.digests()
     found = site.run(site.job(JOB), regexp=FILES[0])
-    assert found.output, finish.describe_errors(site.archive, found.batch.id)
+    assert found.output, accounts.describe_errors(site.archive, found.batch.id)
     assert site.digests() == before
     print(found.output.read_text())
 

@@ -11,7 +11,7 @@ from typing import Any
 from bitarchive_samples import sample
 from custody.bitarchive import catalogue
 from custody.bitarchive.archive import Archive
-from custody.bitarchive.batch import finish, plan, work
+from custody.bitarchive.batch import accounts, finish, plan, work
 from custody.bitarchive.batch.plan import Request
 from custody.bitarchive.batch.spec import resolve
 from custody.bitarchive.config import parse
@@ -55,13 +55,13 @@ class Site:
 
     def run(
         self, job: str, *arguments: str, class_name: str | None = None, key: str = "test", **request: Any
-    ) -> finish.Account:
+    ) -> accounts.Account:
         """A whole batch."""
         given = resolve(job, class_name, arguments)
         made = plan.create(self.archive, given, Request(**request), key=key, who="test")
         return self.go_on(made.id)
 
-    def go_on(self, batch_id: int) -> finish.Account:
+    def go_on(self, batch_id: int) -> accounts.Account:
         """What is left of a batch."""
         for bucket in plan.buckets_to_run(self.archive, batch_id):
             work.run_bucket(self.archive, batch_id, bucket.number)

@@ -21,7 +21,7 @@ from rich.table import Table
 
 from custody.bitarchive import catalogue
 from custody.bitarchive.archive import Archive
-from custody.bitarchive.batch import finish, plan, sandbox
+from custody.bitarchive.batch import accounts, plan, walls
 from custody.bitarchive.config import Isolation, parse
 from custody.bitarchive.index.build import Indexes
 from custody.bitarchive.index.lookup import Lookup
@@ -35,6 +35,7 @@ from custody.bitarchive.viewer.commands import Commands
 from custody.faults import Fault
 from custody.ledger import Ledger
 from custody_demo.airflow_stack import AirflowStack
+from custody_demo.progress import watch
 from custody_demo.sample_warc import write_warc
 from custody_demo.workspace import Outcome, Workspace
 
@@ -68,7 +69,7 @@ def run(stack: AirflowStack, workspace: Workspace, *, timeout_s: float = 300) ->
     say = partial(workspace.console.print, soft_wrap=True, highlight=False, markup=False)
     site = make_site(workspace)
     files = len(JOBS) * FILES_A_JOB
-    say(f"\nBitarchive: {files} WARC files on the nodes {' and '.join(NODES)} below {site.root}")
+    say(f"Bitarchive: {files} WARC files on the nodes {' and '.join(NODES)} below {site.root}")
     offset = damage(site.filedir(NODES[0]) / DAMAGED)
     away = site.filedir(NODES[1]).rename(site.root / "unmounted")
     say(f"{DAMAGED} is damaged at offset {offset}; node {NODES[1]} is down")
@@ -77,8 +78,8 @@ def run(stack: AirflowStack, workspace: Workspace, *, timeout_s: float = 300) ->
     seen = wait_for_unreachable(site, timeout_s=timeout_s)
     say(f"The ledger says: {seen} files are unreachable. Node {NODES[1]} comes back, and Airflow tries again ...")
     away.rename(site.filedir(NODES[1]))
-    state = stack.wait(DAG_ID, run_id, timeout_s=timeout_s)
-    found = finish.account(site.archive, 1)
+    state = stack.wait(DAG_ID, run_id, watch(workspace.show, dict), timeout_s=timeout_s)
+    found = accounts.account(site.archive, 1)
     say(f"The run ended as {state}, as it should with a damaged file: {found.summary}")
     workspace.console.print(table_of_files(site))
     problems = problems_of(site, found, state, offset, seen)
@@ -92,7 +93,7 @@ def make_site(workspace: Workspace) -> Site:
     """Files of two harvest jobs, dealt out to two nodes, and put on record."""
     root = workspace.home / "bitarchive"
     isolation = Isolation.BUBBLEWRAP
-    if reason := sandbox.why_no_bubblewrap():
+    if reason := walls.why_no_bubblewrap():
         isolation = Isolation.WEAK
         workspace.console.print(f"bubblewrap {reason}: jobs run without walls here", markup=False, soft_wrap=True)
     values: dict[str, Any] = {
@@ -149,7 +150,7 @@ def wait_for_unreachable(site: Site, *, timeout_s: float) -> int:
     deadline = time.monotonic() + timeout_s
     while time.monotonic() < deadline:
         try:
-            count = finish.account(site.archive, 1).counts.get(FileState.UNREACHABLE, 0)
+            count = accounts.account(site.archive, 1).counts.get(FileState.UNREACHABLE, 0)
         except Fault:  # the batch is not on record yet
             count = 0
         if count:
@@ -158,7 +159,7 @@ def wait_for_unreachable(site: Site, *, timeout_s: float) -> int:
     return 0
 
 
-def problems_of(site: Site, found: finish.Account, state: str, offset: int, seen: int) -> list[str]:
+def problems_of(site: Site, found: accounts.Account, state: str, offset: int, seen: int) -> list[str]:
     """A line for everything that is not as it should be."""
     problems = []
     files = len(JOBS) * FILES_A_JOB
@@ -168,7 +169,7 @@ def problems_of(site: Site, found: finish.Account, state: str, offset: int, seen
         problems.append(f"{seen} files were unreachable while a node with {FILES_A_JOB} was down")
     if found.counts != {FileState.DONE: files - 1, FileState.DAMAGED: 1}:
         problems.append(f"the account is {found.counts}")
-    lines = [line for line in finish.lines(site.archive, 1) if line.state is FileState.DAMAGED]
+    lines = [line for line in accounts.lines(site.archive, 1) if line.state is FileState.DAMAGED]
     if [(line.name, line.offset_bytes) for line in lines] != [(DAMAGED, offset)]:
         problems.append(f"the damage is at offset {offset} of {DAMAGED}, and was found elsewhere")
     home = plan.directory_of(site.archive, 1)
@@ -182,7 +183,7 @@ def table_of_files(site: Site) -> Table:
     table = Table(title="What became of every file")
     for heading in ("file", "node", "state", "records", "tries", "message"):
         table.add_column(heading, overflow="fold")
-    for line in finish.lines(site.archive, 1):
+    for line in accounts.lines(site.archive, 1):
         table.add_row(line.name, line.node, line.state, str(line.records), str(line.attempts), line.message)
     return table
 

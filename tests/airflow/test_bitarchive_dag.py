@@ -15,7 +15,7 @@ from airflow.dag_processing.dagbag import DagBag
 from bitarchive_samples import sample
 from bitarchive_site import FILES, Site, make_site
 from custody.bitarchive import preserve, upload
-from custody.bitarchive.batch import finish, plan
+from custody.bitarchive.batch import accounts, plan
 from custody.bitarchive.states import FileState
 from custody.ledger import Ledger
 from custody_airflow.operators.bitarchive_files import CorrectOperator
@@ -72,11 +72,11 @@ def test_a_failing_file_fails_the_run_and_names_the_part(airflow_db: None, site:
     assert (tmp_path / "out.partial").read_text() == f"{FILES[0]}\n{FILES[2]}\n{FILES[3]}\n"
 
     site.job('#!/bin/sh\nbasename "$1"\n', "some.sh")
-    lines = list(finish.lines(site.archive, 1))
+    lines = list(accounts.lines(site.archive, 1))
     assert [line.state for line in lines].count(FileState.FAILED) == 1
     state, _ = run({"retry_batch": 1})
     assert state == "failed"  # the job is frozen: what was mended is a new batch
-    assert [line.attempts for line in finish.lines(site.archive, 1)] == [1, 2, 1, 1]
+    assert [line.attempts for line in accounts.lines(site.archive, 1)] == [1, 2, 1, 1]
 
 
 def test_nothing_matched_is_a_skip_and_no_success(airflow_db: None, site: Site) -> None:
@@ -149,6 +149,6 @@ def test_a_task_marked_as_success_by_hand_makes_no_result(airflow_db: None, site
     assert state == "failed"
     assert tasks["report"] == {"failed"}
     assert not list(tmp_path.glob("out*"))
-    (batch,) = {line.state for line in finish.lines(site.archive, 1)}
+    (batch,) = {line.state for line in accounts.lines(site.archive, 1)}
     assert batch is FileState.EXPECTED
     assert plan.load(site.archive, 1).state == "running"

@@ -116,6 +116,7 @@ class Limits(_Strict):
 
     :param cpu_s: CPU time; None: as much as the time-out allows.
     :param memory: address space of each of its processes.
+    :param memory_all: memory in use by all of them together; None: as ``memory``.
     :param processes: processes and threads at a time.
     :param scratch: what it may write to its /tmp, and the largest file there.
     :param output: bytes of output.
@@ -123,6 +124,7 @@ class Limits(_Strict):
 
     cpu_s: int | None = Field(default=None, ge=1)
     memory: Size = 2 << 30
+    memory_all: Size | None = None
     processes: int = Field(default=64, ge=1)
     scratch: Size = 256 << 20
     output: Size = 4 << 30
@@ -137,6 +139,7 @@ class ArchiveConfig(_Strict):
     :param bucket_size: how many bytes of files one task takes.
     :param workers: files worked on at a time in one task.
     :param verify_after: read every file again after the job had it, and compare it with the catalogue.
+    :param index_processes: files indexed at a time; None: one for each core.
     :param min_space_left: a node with less free bytes takes no uploads.
     """
 
@@ -154,6 +157,7 @@ class ArchiveConfig(_Strict):
     min_space_left: Size = 2 * 1000**3
     verify_after: bool = False
     cache_max_size: Size | None = None
+    index_processes: int | None = Field(default=None, ge=1, le=64)
     queue: str | None = None
     pool: str | None = None
     executor: str | None = None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import tempfile
+import uuid
 from collections.abc import Generator, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
@@ -66,7 +67,7 @@ def get_file(archive: Archive, name: str, target: Path, replica: str | None = No
         target /= name
     if target.exists() or target.is_symlink():
         raise Fault(FaultKind.CONFLICT, str(target), "is there already; nothing is overwritten")
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    temporary = target.with_name(f".custody-{uuid.uuid4().hex}.tmp")
     hasher = Hasher(ALGORITHMS)
     try:
         with os_errors_as_faults(str(target)), temporary.open("xb") as out, open_file(archive, name, replica) as opened:

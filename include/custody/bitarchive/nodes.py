@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import IO, Protocol
 
 from custody import gate
-from custody.bitarchive.names import check_name, is_name
+from custody.bitarchive.names import MAX_NAME_BYTES, check_name, is_name
 from custody.digests import Fixity, Hasher, blocks, read_file, reading
 from custody.faults import Fault, FaultKind, os_errors_as_faults
 from custody.host import LocalHost
@@ -74,6 +74,10 @@ class ArchiveNode(Protocol):
 
     def place(self, name: str) -> str:
         """Where a file is, as the ledger names places."""
+        ...
+
+    def identity(self) -> str:
+        """What tells its ``filedir`` from every other, by whatever path or name it is reached."""
         ...
 
 
@@ -158,7 +162,7 @@ class LocalNode:
     def retire(self, name: str) -> str:
         """See :class:`ArchiveNode`."""
         self.prepare()
-        aside = f"{name}.{datetime.now(UTC):%Y%m%dT%H%M%S.%fZ}"
+        aside = attic_name(name)
         with os_errors_as_faults(str(self.path(name))):
             rename_noclobber(self.path(name), self.directory / ATTICDIR / aside)
             fsync_directory(self.directory / ATTICDIR)
@@ -172,6 +176,23 @@ class LocalNode:
     def place(self, name: str) -> str:
         """See :class:`ArchiveNode`."""
         return disk_place(self.path(name))
+
+    def identity(self) -> str:
+        """See :class:`ArchiveNode`."""
+        with os_errors_as_faults(str(self.directory)):
+            found = (self.filedir if self.filedir.exists() else self.directory).stat()
+        return f"{boot_id()} {found.st_dev}:{found.st_ino}"
+
+
+def attic_name(name: str) -> str:
+    """What a file is called when it was taken out: its name and the time, as long as a name may be."""
+    mark = f".{datetime.now(UTC):%Y%m%dT%H%M%S.%fZ}"
+    return name[: MAX_NAME_BYTES - len(mark)] + mark
+
+
+def boot_id() -> str:
+    """Of the machine, whatever name it goes by, and whatever container asks."""
+    return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
 
 
 def _copy(source: Path, temporary: Path, expected: Fixity) -> None:

@@ -7,13 +7,12 @@ import subprocess
 import uuid
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO
 
 from custody import gate
 from custody.bitarchive.names import check_name, is_name
-from custody.bitarchive.nodes import ATTICDIR, FILEDIR, MIN_SPACE_AFTER, TEMPDIR, Listing
+from custody.bitarchive.nodes import ATTICDIR, FILEDIR, MIN_SPACE_AFTER, TEMPDIR, Listing, attic_name
 from custody.digests import Fixity
 from custody.faults import Fault, FaultKind, os_errors_as_faults
 from custody.host import Completed, SshHost, classify_ssh
@@ -28,6 +27,10 @@ _TAKE = 'mkdir -p -- "$1" "$2" && umask 022 && cat >"$3" && sync -- "$3"'
 _PUBLISH = 'test -e "$2" && exit 73; ln -- "$1" "$2" || exit 73; rm -f -- "$1"; sync -- "$3"'
 _RETIRE = (
     'test -f "$1" || exit 72; mkdir -p -- "$3"; ln -- "$1" "$2" || exit 73; sync -- "$3" && rm -f -- "$1"; sync "$4"'
+)
+_IDENTITY = (
+    'cd -- "$1" 2>/dev/null || cd -- "$2" || exit 71; '
+    "cat /proc/sys/kernel/random/boot_id 2>/dev/null || hostname; exec stat -c %d:%i ."
 )
 
 
@@ -103,7 +106,7 @@ class SshNode:
 
     def retire(self, name: str) -> str:
         """See :class:`~custody.bitarchive.nodes.ArchiveNode`."""
-        aside = f"{name}.{datetime.now(UTC):%Y%m%dT%H%M%S.%fZ}"
+        aside = attic_name(name)
         attic = self.directory / ATTICDIR
         self._sh(_RETIRE, str(self.path(name)), str(attic / aside), str(attic), str(self.directory / FILEDIR))
         return aside
@@ -115,6 +118,11 @@ class SshNode:
     def place(self, name: str) -> str:
         """See :class:`~custody.bitarchive.nodes.ArchiveNode`."""
         return f"ssh://{self.host.name}{self.path(name)}"
+
+    def identity(self) -> str:
+        """See :class:`~custody.bitarchive.nodes.ArchiveNode`."""
+        done = self._sh(_IDENTITY, str(self.directory / FILEDIR), str(self.directory))
+        return " ".join(done.stdout.decode("utf-8", "replace").split())
 
     def _sh(
         self, script: str, *arguments: str, timeout_s: float = _TIMEOUT_S, may_be_absent: bool = False

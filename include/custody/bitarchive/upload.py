@@ -60,12 +60,33 @@ def check_sources(paths: Sequence[Path]) -> None:
         seen[path.name] = path
 
 
+def check_nodes(archive: Archive) -> None:
+    """Look whether two nodes are one directory, by a link, a mount or another name: two replicas would be one copy.
+
+    A node that does not answer is no matter here: nothing is let go while one is away. Faults: CONFIG.
+    """
+    seen: dict[str, str] = {}
+    for replica in archive.config.replicas:
+        for node in archive.nodes(replica):
+            try:
+                identity = node.identity()
+            except Fault:
+                continue
+            own = f"{replica.id}/{node.name}"
+            if (other := seen.setdefault(identity, own)) != own:
+                reason = f"is the same directory as that of {other}, by another path: they would be one copy"
+                raise Fault(
+                    FaultKind.CONFIG, f"filedir of node {own}", reason, next_command="give it a disk of its own"
+                )
+
+
 def upload(archive: Archive, paths: Sequence[Path], *, who: str, keep: bool = False) -> list[Uploaded]:
     """Upload files one by one; one that fails does not stop the next.
 
     :param keep: leave the local files where they are.
     Faults: CONFIG where one of them cannot be uploaded at all; then nothing was sent.
     """
+    check_nodes(archive)
     gone = {path: done for path in paths if (done := _deleted_before(archive, path, who))}
     check_sources([path for path in paths if path not in gone])
     return [gone.get(path) or _upload_one(archive, path, who=who, keep=keep) for path in paths]

@@ -15,7 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from custody.bitarchive import catalogue
 from custody.bitarchive.archive import Archive
-from custody.bitarchive.batch import finish, plan, remote, work
+from custody.bitarchive.batch import accounts, finish, handout, plan, remote, work
 from custody.bitarchive.batch.plan import Batch, Request
 from custody.bitarchive.batch.spec import Given, resolve
 from custody.bitarchive.config import replica_for_files
@@ -91,7 +91,7 @@ def run_batch(
     found = finish.collect(archive, batch.id, who=run_name())
     click.echo(f"batch {batch.id}: {found.summary}", err=True)
     _hand_out(found, output)
-    _hand_out_errors(finish.describe_errors(archive, batch.id), errors)
+    _hand_out_errors(accounts.describe_errors(archive, batch.id), errors)
     if found.state.exit_status:
         if found.failures or found.processed < batch.files_expected:
             click.echo(f"Next: custody bitarchive batch {archive.name} --retry-failed {batch.id}", err=True)
@@ -134,11 +134,11 @@ def _run_buckets(archive: Archive, batch: Batch) -> None:
             work.run_bucket(archive, batch.id, bucket.number, progress=tell)
 
 
-def _hand_out(found: finish.Account, output: Path | None) -> None:
+def _hand_out(found: accounts.Account, output: Path | None) -> None:
     if found.output is None:
         return
     if output is not None:
-        laid = finish.publish_output(found, output)
+        laid = handout.publish_output(found, output)
         if laid != output:
             click.echo(f"{laid}: PARTIAL; the whole output would have been {output}", err=True)
         return
@@ -149,7 +149,7 @@ def _hand_out(found: finish.Account, output: Path | None) -> None:
 
 def _hand_out_errors(text: str, errors: Path | None) -> None:
     if errors is not None:
-        finish.publish_text(text, errors)
+        handout.publish_text(text, errors)
     elif text:
         click.echo(text, err=True, nl=False)
 
@@ -162,7 +162,7 @@ def _hand_out_errors(text: str, errors: Path | None) -> None:
 def show_account(archive_name: str, batch_id: int, failed: bool, as_json: bool) -> None:
     """Show what became of every file of BATCH."""
     archive = Archive.open(archive_name)
-    found = finish.account(archive, batch_id)
+    found = accounts.account(archive, batch_id)
     rows = [
         (
             line.name,
@@ -174,7 +174,7 @@ def show_account(archive_name: str, batch_id: int, failed: bool, as_json: bool) 
             line.message,
             line.offset_bytes,
         )
-        for line in finish.lines(archive, batch_id, only_failed=failed)
+        for line in accounts.lines(archive, batch_id, only_failed=failed)
     ]
     headings = ("file", "node", "state", "records", "output bytes", "error", "message", "offset")
     show(headings, rows, as_json=as_json)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from datetime import UTC, datetime
+from pathlib import Path
 
 import click
 
@@ -12,19 +13,39 @@ from custody.bitarchive.config import load
 from custody.bitarchive.index.build import Indexes
 from custody.bitarchive.index.cache import Cache
 from custody.bitarchive.index.names import Kind
+from custody.bitarchive.index.parquet import install_pyarrow
+from custody.bitarchive.index.takeover import Verdict, take_over
+from custody.bitarchive.index.workers import MAX_PROCESSES
 from custody.cli.show import show
 from custody.units import format_size, parse_size
 
 
 @click.command()
 @click.argument("archive_name", metavar="ARCHIVE")
-@click.argument("job_ids", nargs=-1, type=int, required=True, metavar="JOB...")
+@click.argument("job_ids", nargs=-1, type=int, metavar="JOB...")
 @click.option("--kind", type=click.Choice(list(Kind)), default=Kind.FULL, show_default=True)
 @click.option("--allow-partial", is_flag=True, help="Index the jobs there is data of, under their own name.")
 @click.option("-B", "--replica", help="Name or id of a bitarchive replica.")
-def index(archive_name: str, job_ids: tuple[int, ...], kind: str, allow_partial: bool, replica: str | None) -> None:
+@click.option("--processes", type=click.IntRange(1, MAX_PROCESSES), help="Files at a time; default: one for each core.")
+@click.option("--install-parquet", is_flag=True, help="Only make the environment with pyarrow, from its lock.")
+def index(
+    archive_name: str,
+    job_ids: tuple[int, ...],
+    kind: str,
+    allow_partial: bool,
+    replica: str | None,
+    processes: int | None,
+    install_parquet: bool,
+) -> None:
     """Make the index of a set of jobs, or find it in the cache; prints where it is."""
-    found = Indexes(Archive.open(archive_name), replica).get(Kind(kind), job_ids, allow_partial=allow_partial)
+    archive = Archive.open(archive_name)
+    if install_parquet:
+        click.echo(install_pyarrow(archive))
+        return
+    if not job_ids:
+        raise click.UsageError("Missing argument 'JOB...'.")
+    indexes = Indexes(archive, replica, processes=processes)
+    found = indexes.get(Kind(kind), job_ids, allow_partial=allow_partial)
     click.echo(found.item.path)
     if found.missing:
         click.echo(f"PARTIAL: no data of job {', '.join(map(str, found.missing))}", err=True)
@@ -100,6 +121,25 @@ def pin(archive_name: str, item: str, off: bool) -> None:
     """Keep ITEM (KIND/NAME, as ls prints it) whatever the limits say."""
     found = _cache(archive_name)
     found.pin(found.find(item), pinned=not off)
+
+
+@cache.command("import")
+@click.argument("archive_name", metavar="ARCHIVE")
+@click.argument("directory", type=click.Path(path_type=Path, exists=True, file_okay=False))
+@click.option("-B", "--replica", help="Name or id of a bitarchive replica.")
+def import_old(archive_name: str, directory: Path, replica: str | None) -> None:
+    """Take over the caches of NetarchiveSuite below DIRECTORY (its cacheDir); nothing is changed there.
+
+    An item is made from the archive and compared, line by line: what is equal is in the cache afterwards, and the old
+    one may go.
+    """
+    is_bad = False
+    for found in take_over(Indexes(Archive.open(archive_name), replica), directory):
+        click.echo(
+            f"{found.path.relative_to(directory)}: {found.verdict}" + (f": {found.reason}" if found.reason else "")
+        )
+        is_bad |= found.verdict is not Verdict.EQUAL
+    sys.exit(2 if is_bad else 0)
 
 
 COMMANDS = (index, cache)

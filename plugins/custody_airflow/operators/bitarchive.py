@@ -11,8 +11,8 @@ from airflow.sdk import Context
 from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
 
 from custody.bitarchive.archive import Archive
-from custody.bitarchive.batch import finish, plan, sandbox, work
-from custody.bitarchive.batch.finish import Account
+from custody.bitarchive.batch import accounts, finish, handout, plan, sandbox, walls, work
+from custody.bitarchive.batch.accounts import Account
 from custody.bitarchive.batch.plan import Request
 from custody.bitarchive.batch.spec import Given, resolve
 from custody.bitarchive.config import replica_for_files
@@ -80,7 +80,7 @@ class ResolveJobOperator(CustodyOperator):
         for name in ("output", "errors"):
             if params[name] and Path(params[name]).exists():
                 raise Fault(FaultKind.CONFIG, params[name], "is there already; nothing is overwritten")
-        sandbox.require(archive.config.isolation)
+        walls.require(archive.config.isolation)
         if params["retry_batch"]:
             batch = plan.load(archive, int(params["retry_batch"]))
             self.log.info("going on with batch %d: %s", batch.id, batch.job)
@@ -182,7 +182,7 @@ class PostProcessOperator(CustodyOperator):
         archive, params = archive_of(context), context["params"]
         found = finish.conclude(archive, _batch_of(context, archive), who=run_of(context))
         if params["output"]:
-            found = replace(found, output=finish.publish_output(found, Path(params["output"])))
+            found = replace(found, output=handout.publish_output(found, Path(params["output"])))
         self.log.info("%s: %s", found.state, found.output or "no output")
         return {"batch": found.batch.id, "state": found.state, "sha256": found.batch.output_sha256}
 
@@ -198,13 +198,13 @@ class BatchReportOperator(CustodyOperator):
         """Report from the ledger."""
         _require_batch(context)
         archive, params = archive_of(context), context["params"]
-        found = finish.account(archive, _batch_of(context, archive))
+        found = accounts.account(archive, _batch_of(context, archive))
         self.log.info("batch %d: %s", found.batch.id, found.summary)
-        text = finish.describe_errors(archive, found.batch.id)
+        text = accounts.describe_errors(archive, found.batch.id)
         for line in text.splitlines():
             self.log.error("%s", line)
         if params["errors"]:
-            finish.publish_text(text, Path(params["errors"]))
+            handout.publish_text(text, Path(params["errors"]))
         self._judge(archive, found)
         return {"batch": found.batch.id, "summary": found.summary}
 

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from bitarchive_site import FILES, Site
-from custody.bitarchive.batch import finish, plan, work
+from custody.bitarchive.batch import accounts, finish, handout, plan, work
 from custody.bitarchive.batch.plan import Request
 from custody.bitarchive.batch.spec import resolve
 from custody.bitarchive.config import Limits
@@ -76,8 +76,8 @@ class Records(RecordBatchJob):
 """
 
 
-def states(site: Site, found: finish.Account) -> list[str]:
-    return [str(line.state) for line in finish.lines(site.archive, found.batch.id)]
+def states(site: Site, found: accounts.Account) -> list[str]:
+    return [str(line.state) for line in accounts.lines(site.archive, found.batch.id)]
 
 
 def test_the_four_hooks_and_an_output_in_the_order_of_names(site: Site) -> None:
@@ -85,7 +85,7 @@ def test_the_four_hooks_and_an_output_in_the_order_of_names(site: Site) -> None:
     expected = "".join(f"begin {name} {site.path(name).stat().st_size} end\n" for name in FILES)
     assert found.output and found.output.read_text() == expected
     assert (found.state, found.summary) == (BatchState.COMPLETE, "Processed 4 files with 0 failures")
-    assert "printed" in next(finish.lines(site.archive, found.batch.id)).detail["stderr"]
+    assert "printed" in next(accounts.lines(site.archive, found.batch.id)).detail["stderr"]
 
 
 def test_a_second_run_gives_the_same_bytes(site: Site) -> None:
@@ -196,11 +196,11 @@ def test_a_failing_file_fails_alone_and_every_reason_is_kept(site: Site) -> None
     assert found.summary == "Processed 4 files with 2 failures"
     assert found.output and found.output.name == "output.partial"
     assert found.output.read_bytes() == b"Legal\n" * 2
-    lines = list(finish.lines(site.archive, found.batch.id))
+    lines = list(accounts.lines(site.archive, found.batch.id))
     assert (lines[1].error_class, lines[1].message) == ("ValueError", "no b")
     assert 'raise ValueError("no b")' in lines[1].detail["exceptions"][0]["traceback"]
     assert "said that it failed" in lines[2].message
-    errors = finish.describe_errors(site.archive, found.batch.id)
+    errors = accounts.describe_errors(site.archive, found.batch.id)
     assert errors.startswith("Failed files:\nb-2.arc (failed): no b\nc-3.warc (failed)")
     assert "Class name: ValueError" in errors
     report = json.loads((plan.directory_of(site.archive, found.batch.id) / "report.json").read_text())
@@ -214,12 +214,12 @@ def test_a_failure_at_the_beginning_or_the_end_is_told(site: Site, name: str, ph
     assert states(site, found) == ["failed"] * 4
     assert found.state is BatchState.NONE
     assert found.output is None
-    assert all(line.detail["exceptions"][0]["phase"] == phase for line in finish.lines(site.archive, found.batch.id))
+    assert all(line.detail["exceptions"][0]["phase"] == phase for line in accounts.lines(site.archive, found.batch.id))
 
 
 def test_a_job_s_own_error_skips_a_record_and_any_other_ends_the_file(site: Site) -> None:
     found = site.run(site.job(FAILS), class_name="Records", regexp="a-1.*")
-    (line,) = finish.lines(site.archive, found.batch.id)
+    (line,) = accounts.lines(site.archive, found.batch.id)
     assert (line.state, line.records) == (FileState.FAILED, 4)
     assert [(error["class"], error["offset_bytes"] > 0) for error in line.detail["exceptions"]] == [
         ("RecordError", True),
@@ -231,7 +231,7 @@ def test_a_job_s_own_error_skips_a_record_and_any_other_ends_the_file(site: Site
 def test_only_so_many_exceptions_are_kept_and_the_rest_is_counted(site: Site) -> None:
     text = FAILS.replace("self.seen == 2", "True").replace("self.seen == 4", "False")
     found = site.run(site.job(text), class_name="Records", regexp="a-1.*", max_exceptions=2)
-    (line,) = finish.lines(site.archive, found.batch.id)
+    (line,) = accounts.lines(site.archive, found.batch.id)
     assert (line.state, line.records) == (FileState.DAMAGED, 5)
     assert (len(line.detail["exceptions"]), line.detail["exceptions_dropped"]) == (2, 3)
 
@@ -246,7 +246,7 @@ def test_a_damaged_file_gives_its_other_records_and_the_place(site: Site) -> Non
     found = site.run("Mimetypes", key="damaged")
     assert states(site, found) == ["damaged", "done", "done", "done"]
     assert found.state is BatchState.PARTIAL
-    line = next(finish.lines(site.archive, found.batch.id))
+    line = next(accounts.lines(site.archive, found.batch.id))
     assert (line.error_class, line.damages, line.offset_bytes) == ("Damaged", 1, middle)
     assert whole.output and found.output
 
@@ -268,7 +268,7 @@ def test_files_of_a_node_that_is_down_are_named_and_only_they_are_done_again(sit
     assert again.state is BatchState.COMPLETE
     assert again.output and again.output.name == "output"
     assert not (again.output.parent / "output.partial").exists()
-    assert [line.attempts for line in finish.lines(site.archive, found.batch.id)] == [1, 2, 1, 2]
+    assert [line.attempts for line in accounts.lines(site.archive, found.batch.id)] == [1, 2, 1, 2]
 
 
 def test_a_file_that_is_gone_or_of_another_size_is_told(site: Site) -> None:
@@ -277,7 +277,7 @@ def test_a_file_that_is_gone_or_of_another_size_is_told(site: Site) -> None:
         out.write(b"more")
     found = site.run("FileListJob")
     assert states(site, found) == ["missing", "failed", "done", "done"]
-    messages = [line.message for line in finish.lines(site.archive, found.batch.id)]
+    messages = [line.message for line in accounts.lines(site.archive, found.batch.id)]
     assert "is not there, and the catalogue says it should be" in messages[0]
     assert "the catalogue says" in messages[1]
 
@@ -288,7 +288,7 @@ def test_files_are_compared_with_the_catalogue_after_the_job_where_that_is_asked
     site.reconfigure(verify_after=True)
     found = site.run(site.job(HOOKS))
     assert states(site, found) == ["failed", "done", "done", "done"]
-    assert "is not what the catalogue says" in next(finish.lines(site.archive, found.batch.id)).message
+    assert "is not what the catalogue says" in next(accounts.lines(site.archive, found.batch.id)).message
 
 
 def test_a_job_that_hangs_is_ended_for_that_file_only(site: Site) -> None:
@@ -306,7 +306,7 @@ def test_a_job_that_hangs_is_ended_for_that_file_only(site: Site) -> None:
     found = site.run(site.job(textwrap.dedent(text)), file_timeout_s=4)
     assert time.monotonic() - start < 40
     assert states(site, found) == ["failed", "done", "done", "done"]
-    line = next(finish.lines(site.archive, found.batch.id))
+    line = next(accounts.lines(site.archive, found.batch.id))
     assert (line.error_class, line.message) == ("Timeout", "a-1.warc.gz: the job did not end within 4 s")
     assert found.output and found.output.read_bytes() == b"some of it\n" * 3
 
@@ -314,7 +314,7 @@ def test_a_job_that_hangs_is_ended_for_that_file_only(site: Site) -> None:
 def test_output_has_a_limit(site: Site) -> None:
     site.reconfigure(limits=Limits(output=100_000))
     found = site.run(site.job("#!/bin/sh\nexec cat /dev/zero\n", "zeros.sh"), regexp="a-1.*")
-    (line,) = finish.lines(site.archive, found.batch.id)
+    (line,) = accounts.lines(site.archive, found.batch.id)
     assert (line.state, line.error_class) == (FileState.FAILED, "Limit")
     assert "wrote more than 100000 bytes of output" in line.message
     assert not list((plan.directory_of(site.archive, found.batch.id) / "parts").iterdir())
@@ -322,7 +322,7 @@ def test_output_has_a_limit(site: Site) -> None:
 
 def test_a_program_that_fails_is_told_by_its_status_and_last_words(site: Site) -> None:
     found = site.run(site.job("#!/bin/sh\necho half\necho 'no such codec' >&2\nexit 7\n", "bad.sh"), regexp="a-1.*")
-    (line,) = finish.lines(site.archive, found.batch.id)
+    (line,) = accounts.lines(site.archive, found.batch.id)
     assert line.message == "a-1.warc.gz: the job ended with status 7: no such codec"
     assert found.output is None
 
@@ -350,12 +350,12 @@ def test_a_part_that_was_changed_is_found_and_made_again(site: Site) -> None:
 def test_an_output_is_laid_down_once_and_never_over_something(site: Site, tmp_path: Path) -> None:
     found = site.run("FileListJob")
     target = tmp_path / "list.txt"
-    assert finish.publish_output(found, target) == target
-    assert finish.publish_output(found, target) == target
+    assert handout.publish_output(found, target) == target
+    assert handout.publish_output(found, target) == target
     assert target.read_bytes() == NAMES
     target.write_bytes(b"mine")
     with pytest.raises(Fault) as caught:
-        finish.publish_output(found, target)
+        handout.publish_output(found, target)
     assert caught.value.kind is FaultKind.CONFLICT
     assert target.read_bytes() == b"mine"
 
@@ -413,7 +413,7 @@ def test_a_run_that_is_ended_takes_its_job_with_it_at_once(site: Site, how: sign
         time.sleep(0.05)
     assert not runs()
     assert time.monotonic() - start < 10
-    lines = list(finish.lines(site.archive, made.id))
+    lines = list(accounts.lines(site.archive, made.id))
     assert not any(line.state.has_output for line in lines)
     with pytest.raises(Fault, match="files wait to be processed"):
         finish.collect(site.archive, made.id, who="test")

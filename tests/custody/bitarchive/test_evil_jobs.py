@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from bitarchive_site import FILES, Site
-from custody.bitarchive.batch import finish, sandbox
+from custody.bitarchive.batch import accounts, walls
 from custody.bitarchive.batch.plan import directory_of
 from custody.bitarchive.config import Isolation, Limits
 from custody.bitarchive.states import BatchState, FileState
@@ -97,6 +97,15 @@ EVIL = {
     "memory": """
         block = bytearray(3 << 30)
     """,
+    "memory of many processes": """
+        import os, time
+        for _ in range(20):
+            if os.fork() == 0:
+                block = bytearray(os.urandom(1 << 20) * 60)
+                time.sleep(600)
+                os._exit(0)
+        time.sleep(600)
+    """,
     "10 GB in a file": """
         with open("/tmp/big", "wb") as big:
             while True:
@@ -145,15 +154,25 @@ def evil_job(site: Site, text: str, port: int = 1) -> str:
 
 
 def processes() -> set[str]:
-    """Every process with the name of the job's program in its command line."""
+    """Every process that runs a job of this test, or of nobody any more; those of other tests beside it are theirs."""
     found = set()
     for path in Path("/proc").glob("[0-9]*/cmdline"):
         try:
-            if b"custody.bitarchive.batch.inside" in path.read_bytes():
+            if b"custody.bitarchive.batch.inside" in path.read_bytes() and not is_of_another_test(path.parent):
                 found.add(path.parent.name)
         except OSError:
             continue
     return found
+
+
+def is_of_another_test(process: Path) -> bool:
+    while (pid := int((process / "stat").read_text().rpartition(")")[2].split()[1])) > 1:
+        process = Path(f"/proc/{pid}")
+        if pid == os.getpid():
+            return False
+        if b"pytest" in (process / "cmdline").read_bytes():
+            return True
+    return False
 
 
 @pytest.mark.parametrize("what", EVIL)
@@ -164,7 +183,9 @@ def test_an_evil_job_harms_nothing_but_its_own_file_s_result(
 
     monkeypatch.setenv("CUSTODY_SECRET", "swordfish")
     (site.root / "settings.yml").write_text("password: swordfish\n")
-    site.reconfigure(limits=Limits(output=50 << 20, scratch=32 << 20, memory=1 << 30, processes=32))
+    site.reconfigure(
+        limits=Limits(output=50 << 20, scratch=32 << 20, memory=1 << 30, memory_all=500 << 20, processes=32)
+    )
     before, was_running = site.digests(), processes()
     with socket.create_server(("127.0.0.1", 0)) as server:
         job = evil_job(site, EVIL[what], server.getsockname()[1])
@@ -172,13 +193,16 @@ def test_an_evil_job_harms_nothing_but_its_own_file_s_result(
         found = site.run(job, regexp="[ac].*", file_timeout_s=20)
     assert time.monotonic() - start < 60
     assert site.digests() == before
-    evil, good = finish.lines(site.archive, found.batch.id)
+    evil, good = accounts.lines(site.archive, found.batch.id)
     assert (evil.state, good.state) == (FileState.FAILED, FileState.DONE), evil.message
     assert found.state is BatchState.PARTIAL
     assert found.output and found.output.read_bytes() == b"Legal\n"
     assert processes() <= was_running
     assert not (site.root / "work" / "evil").exists()
     assert "swordfish" not in str(evil.detail)
+    if what == "memory of many processes":
+        assert " of memory in " in evil.message and " processes (limit 524 MB)" in evil.message
+        assert evil.detail["memory_peak_bytes"] > 500 << 20 > good.detail["memory_peak_bytes"] > 1 << 20
 
 
 def test_a_daemon_that_a_job_leaves_behind_ends_with_it(site: Site) -> None:
@@ -206,7 +230,7 @@ def test_a_daemon_that_a_job_leaves_behind_ends_with_it(site: Site) -> None:
 
 
 def test_without_bubblewrap_nothing_runs_unless_allowed(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sandbox, "why_no_bubblewrap", lambda: "is not installed (apt-get install bubblewrap)")
+    monkeypatch.setattr(walls, "why_no_bubblewrap", lambda: "is not installed (apt-get install bubblewrap)")
     with pytest.raises(Fault) as caught:
         site.run("FileListJob")
     assert caught.value.kind is FaultKind.CONFIG
@@ -215,14 +239,14 @@ def test_without_bubblewrap_nothing_runs_unless_allowed(site: Site, monkeypatch:
     site.reconfigure(isolation=Isolation.WEAK)
     found = site.run("FileListJob", key="weak")
     assert found.output and found.output.read_text().split() == list(FILES)
-    assert next(finish.lines(site.archive, found.batch.id)).detail["isolation"] == "weak"
+    assert next(accounts.lines(site.archive, found.batch.id)).detail["isolation"] == "weak"
 
 
 def test_the_weak_isolation_still_ends_what_hangs(site: Site) -> None:
     site.reconfigure(isolation=Isolation.WEAK)
     was_running = processes()
     found = site.run(evil_job(site, "import time\ntime.sleep(500)"), regexp="a.*", file_timeout_s=3)
-    assert next(finish.lines(site.archive, found.batch.id)).error_class == "Timeout"
+    assert next(accounts.lines(site.archive, found.batch.id)).error_class == "Timeout"
     assert processes() <= was_running
     assert not list((directory_of(site.archive, found.batch.id) / "parts").iterdir())
 
@@ -231,7 +255,7 @@ def test_the_weak_isolation_still_ends_what_hangs(site: Site) -> None:
 def test_a_file_that_only_root_may_read_is_refused_with_the_remedy(site: Site) -> None:
     site.path(FILES[0]).chmod(0o600)
     found = site.run("FileListJob", regexp="a.*")
-    (line,) = finish.lines(site.archive, found.batch.id)
+    (line,) = accounts.lines(site.archive, found.batch.id)
     assert "jobs do not run as root. Next: chmod o+r" in line.message
 
 

@@ -16,7 +16,7 @@ from typing import BinaryIO
 
 import pytest
 
-from bitarchive_samples import PAGES, SHARED, arc_record, sample, version_block, warc_records, write_sample
+from bitarchive_samples import PAGES, SHARED, sample, warc_records, write_sample
 from bitarchive_site import Site
 from custody.bitarchive import catalogue
 from custody.bitarchive.index import merge as merging
@@ -260,29 +260,6 @@ def test_what_was_not_used_for_longest_goes_first_and_pinned_items_stay(cache: C
     assert [item.job_ids for item in cache.items()] == [(1,)]
 
 
-LOG = (
-    b"2026-01-01T00:00:01Z 200 10 http://b.example/ L - text/html #1\n"
-    b"2026-01-01T00:00:00Z 200 9 http://a.example/ - -\n"
-)
-
-
-@pytest.fixture
-def jobs(site: Site) -> Indexes:
-    """Job 31 with content and metadata, job 32 with content, job 311 to be kept apart from 31."""
-    filedir = site.root / "one" / "filedir"
-    for job in (31, 32, 311):
-        sample(filedir / f"{job}-7-20260101-00000.warc.gz")
-    write_sample(filedir / "32-7-20260101-00001.warc.gz", warc_records(PAGES[:1]))
-    records = [
-        version_block("31-metadata-1.arc"),
-        arc_record("metadata://kb.example/crawl/index/cdx?jobid=31", b"b line\na line\n", mime="application/x-cdx"),
-        arc_record("metadata://kb.example/crawl/logs/crawl.log?jobid=31", LOG, mime="text/plain"),
-    ]
-    write_sample(site.root / "two" / "filedir" / "31-metadata-1.arc", records)
-    catalogue.adopt(site.archive, site.archive.config.replica("ONE"), who="test")
-    return Indexes(site.archive)
-
-
 def test_jobs_are_told_by_their_whole_number(jobs: Indexes) -> None:
     found = jobs.jobs()
     assert {job: (len(files.metadata), len(files.content)) for job, files in found.items() if job in {31, 32, 311}} == {
@@ -318,7 +295,7 @@ def test_one_pass_over_metadata_fills_both_caches(jobs: Indexes) -> None:
 def test_a_log_that_inflates_to_more_than_any_real_one_is_refused(
     jobs: Indexes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("custody.bitarchive.index.build.MAX_RAW_BYTES", 50)
+    monkeypatch.setattr("custody.bitarchive.index.raw.MAX_RAW_BYTES", 50)
     with pytest.raises(Fault, match="holds a record of more than 50 bytes"):
         jobs.get(Kind.CRAWL_LOG, [31])
 

@@ -11,7 +11,7 @@ import pytest
 
 from bitarchive_samples import PAGES, SHARED, arc_record, sample, version_block, write_sample
 from bitarchive_site import FILES, Site
-from custody.bitarchive.batch import finish
+from custody.bitarchive.batch import accounts
 from custody.bitarchive.jobs import ArchiveFile, FileBatchJob, RecordBatchJob, RecordFilter
 from custody.bitarchive.jobs.library import LIBRARY
 
@@ -126,7 +126,7 @@ def test_every_job_of_the_library_runs_in_the_sandbox(site: Site) -> None:
     arguments["HarvestedUrlsForDomainBatchJob"] = ["museum.example"]
     for name in LIBRARY:
         found = site.run(name, *arguments.get(name, []), key=name, regexp="[ab].*")
-        errors = finish.describe_errors(site.archive, found.batch.id)
+        errors = accounts.describe_errors(site.archive, found.batch.id)
         assert found.summary == "Processed 2 files with 0 failures", errors
 
 

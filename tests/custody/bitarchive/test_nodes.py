@@ -13,7 +13,7 @@ from bitarchive_samples import sample
 from bitarchive_site import FILES, Site
 from custody.bitarchive import catalogue
 from custody.bitarchive.archive import Archive
-from custody.bitarchive.batch import finish, plan
+from custody.bitarchive.batch import accounts, plan
 from custody.bitarchive.nodes import ArchiveNode, LocalNode
 from custody.bitarchive.nodes_ssh import SshNode
 from custody.bitarchive.states import BatchState, FileState
@@ -126,7 +126,7 @@ def far_site(site: Site, sshd: SshServer) -> Site:
 def test_a_batch_over_two_machines_gives_one_output(far_site: Site) -> None:
     expected = "".join(f"{name}\n" for name in FILES).encode()
     found = far_site.run("FileListJob")
-    assert found.state is BatchState.COMPLETE, finish.describe_errors(far_site.archive, found.batch.id)
+    assert found.state is BatchState.COMPLETE, accounts.describe_errors(far_site.archive, found.batch.id)
     assert found.output and found.output.read_bytes() == expected
     script = far_site.job('#!/bin/sh\nprintf "%s " "$2"; wc -c <"$1"\n', "size.sh")
     found = far_site.run(script, "it's", key="program")
@@ -142,7 +142,7 @@ def test_a_machine_that_is_down_makes_its_files_unreachable(far_site: Site) -> N
     far_site.reconfigure(**values)
     far_site.archive = Archive(far_site.archive.name, far_site.archive.config, far_site.archive.ledger)
     found = far_site.run("FileListJob")
-    lines = list(finish.lines(far_site.archive, found.batch.id))
+    lines = list(accounts.lines(far_site.archive, found.batch.id))
     assert [line.state for line in lines] == [FileState.DONE, FileState.UNREACHABLE] * 2
     assert found.state is BatchState.PARTIAL
     assert "nothing listens on its ssh port" in lines[1].message
@@ -155,7 +155,7 @@ def test_without_custody_over_there_the_reason_is_told(far_site: Site) -> None:
     far_site.reconfigure(**values)
     far_site.archive = Archive(far_site.archive.name, far_site.archive.config, far_site.archive.ledger)
     found = far_site.run("FileListJob")
-    line = list(finish.lines(far_site.archive, found.batch.id))[1]
+    line = list(accounts.lines(far_site.archive, found.batch.id))[1]
     assert line.state is FileState.FAILED
     assert "install Custody there" in line.message
     assert not list((plan.directory_of(far_site.archive, found.batch.id) / "parts").glob("*.tmp"))

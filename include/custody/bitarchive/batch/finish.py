@@ -7,9 +7,6 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
-from dataclasses import dataclass
-from datetime import datetime
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -19,8 +16,9 @@ from custody import lease
 from custody.bitarchive import catalogue
 from custody.bitarchive.archive import Archive
 from custody.bitarchive.batch import sandbox
+from custody.bitarchive.batch.accounts import OUTPUT, PARTIAL, Account, FileLine, account, lines
 from custody.bitarchive.batch.inside import Order
-from custody.bitarchive.batch.plan import Batch, directory_of, load
+from custody.bitarchive.batch.plan import Batch, directory_of
 from custody.bitarchive.batch.spec import JobKind, frozen
 from custody.bitarchive.batch.work import part_of
 from custody.bitarchive.states import BatchState, FileState
@@ -28,120 +26,10 @@ from custody.bitarchive.tables import batch, batch_file
 from custody.digests import Fixity, Hasher, blocks, read_file, reading
 from custody.faults import Fault, FaultKind, os_errors_as_faults
 from custody.ledger.store import now
-from custody.publish import fsync_directory, rename_noclobber, write_atomic
+from custody.publish import fsync_directory, write_atomic
 
 JOINED = "joined"
-OUTPUT, PARTIAL, REPORT = "output", "output.partial", "report.json"
-
-
-@dataclass(frozen=True)
-class FileLine:
-    """One file of the account."""
-
-    position: int
-    name: str
-    node: str
-    state: FileState
-    attempts: int
-    records: int
-    damages: int
-    output_bytes: int
-    output_sha256: str | None
-    error_class: str
-    message: str
-    offset_bytes: int
-    detail: dict[str, Any]
-    changed_at: datetime
-
-
-@dataclass(frozen=True)
-class Account:
-    """What became of a batch.
-
-    :param output: where the result lies: ``…/output``, or ``…/output.partial``; None where there is none.
-    """
-
-    batch: Batch
-    state: BatchState
-    counts: dict[FileState, int]
-    output: Path | None
-    records: int
-    damages: int
-
-    @property
-    def processed(self) -> int:
-        """Files that the job saw."""
-        return sum(count for state, count in self.counts.items() if state.was_processed)
-
-    @property
-    def failures(self) -> int:
-        """Of those, how many it could not do, wholly."""
-        return sum(self.counts.get(state, 0) for state in (FileState.FAILED, FileState.DAMAGED))
-
-    @property
-    def summary(self) -> str:
-        """The line of the old system, and what it kept silent about."""
-        line = f"Processed {self.processed} files with {self.failures} failures"
-        absent = {state: self.counts.get(state, 0) for state in FileState if not state.was_processed}
-        left = [f"{count} {state}" for state, count in absent.items() if count]
-        if not self.batch.files_expected:
-            return f"{line}; 0 of {self.batch.files_in_replica} files of the replica match"
-        return f"{line}; {', '.join(left)} of {self.batch.files_expected} files" if left else line
-
-    def as_json(self) -> dict[str, Any]:
-        """For programs."""
-        return {
-            "batch": self.batch.id,
-            "archive": self.batch.archive,
-            "replica": self.batch.replica,
-            "job": self.batch.job.as_json(),
-            "job_sha256": self.batch.job_sha256,
-            "state": self.state,
-            "summary": self.summary,
-            "files": {state: self.counts.get(state, 0) for state in FileState},
-            "files_expected": self.batch.files_expected,
-            "files_in_replica": self.batch.files_in_replica,
-            "records": self.records,
-            "damages": self.damages,
-            "output": str(self.output) if self.output else None,
-            "output_bytes": self.batch.output_bytes,
-            "output_sha256": self.batch.output_sha256,
-        }
-
-
-def lines(archive: Archive, batch_id: int, *, only_failed: bool = False) -> Iterator[FileLine]:
-    """Every file of a batch, in the order of the output."""
-    query = sa.select(batch_file).where(batch_file.c.batch_id == batch_id).order_by(batch_file.c.position)
-    if only_failed:
-        query = query.where(batch_file.c.state != FileState.DONE)
-    with archive.ledger.read() as connection:
-        for row in connection.execute(query).mappings():
-            values = {key: row[key] for key in FileLine.__dataclass_fields__}
-            yield FileLine(**(values | {"state": FileState(row["state"])}))
-
-
-def account(archive: Archive, batch_id: int) -> Account:
-    """Count; nothing is changed."""
-    loaded = load(archive, batch_id)
-    sums = (sa.func.count(), sa.func.sum(batch_file.c.records), sa.func.sum(batch_file.c.damages))
-    query = sa.select(batch_file.c.state, *sums).where(batch_file.c.batch_id == batch_id).group_by(batch_file.c.state)
-    with archive.ledger.read() as connection:
-        rows = connection.execute(query).all()
-    counts = {FileState(state): count for state, count, _, _ in rows}
-    home = directory_of(archive, batch_id)
-    output = next((home / name for name in (OUTPUT, PARTIAL) if (home / name).exists()), None)
-    records, damages = (sum(int(row[number] or 0) for row in rows) for number in (2, 3))
-    return Account(loaded, state_of(counts), counts, output, records, damages)
-
-
-def state_of(counts: dict[FileState, int]) -> BatchState:
-    """What the states of the files make of the batch: complete only where every file is done."""
-    if counts.get(FileState.EXPECTED):
-        return BatchState.RUNNING
-    done = counts.get(FileState.DONE, 0)
-    if not done and not counts.get(FileState.DAMAGED):
-        return BatchState.NONE
-    return BatchState.COMPLETE if done == sum(counts.values()) else BatchState.PARTIAL
+REPORT = "report.json"
 
 
 def collect(archive: Archive, batch_id: int, *, who: str) -> Account:
@@ -294,64 +182,3 @@ def _post_process(archive: Archive, loaded: Batch, home: Path, joined: Path, mad
         write_atomic(home / "post_process.err", str(reason).encode("utf-8", "backslashreplace") + b"\n")
         return joined
     return made if result.made_output else joined
-
-
-def publish_output(found: Account, target: Path) -> Path | None:
-    """Lay the result where the caller wants it; a partial one as ``NAME.partial``. Nothing is overwritten.
-
-    Faults: CONFLICT where something is there already; what is there with equal bytes is taken as done.
-    """
-    if found.output is None:
-        return None
-    if found.state is not BatchState.COMPLETE:
-        target = target.with_name(target.name + ".partial")
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-    with os_errors_as_faults(str(target)):
-        if target.exists() and read_file(target, ("sha256",)).fixity == read_file(found.output, ("sha256",)).fixity:
-            return target
-        try:
-            with found.output.open("rb") as source, temporary.open("xb") as out:
-                while block := source.read(1 << 20):
-                    out.write(block)
-                out.flush()
-                os.fsync(out.fileno())
-            rename_noclobber(temporary, target)
-        finally:
-            temporary.unlink(missing_ok=True)
-        fsync_directory(target.parent)
-    return target
-
-
-def describe_errors(archive: Archive, batch_id: int) -> str:
-    """The errors as the old tool wrote them: failed files, then every exception."""
-    failed = list(lines(archive, batch_id, only_failed=True))
-    if not failed:
-        return ""
-    text = ["Failed files:", *(f"{line.name} ({line.state}): {line.message}" for line in failed)]
-    for line in failed:
-        for error in line.detail.get("exceptions", ()):
-            text += [
-                "",
-                f"File: {error.get('file') or line.name}",
-                f"Offset: {error.get('offset_bytes')}",
-                f"OutputOffset: {error.get('output_offset_bytes')}",
-                f"Class name: {error.get('class')}",
-                f"In initialize: {error.get('phase') == 'initialize'}",
-                f"In finish: {error.get('phase') == 'finish'}",
-                str(error.get("traceback", "")).rstrip(),
-            ]
-        for damage in line.detail.get("damages", ()):
-            place = f"offset {damage.get('offset_bytes')}, {damage.get('length_bytes')} bytes"
-            text += ["", f"File: {line.name}", f"Damage: {place}: {damage.get('reason')}"]
-    return "\n".join(text) + "\n"
-
-
-def publish_text(text: str, target: Path) -> None:
-    """Lay down a text where nothing is, or the same. Faults: CONFLICT."""
-    with os_errors_as_faults(str(target)):
-        try:
-            with target.open("x", encoding="utf-8", errors="backslashreplace") as out:
-                out.write(text)
-        except FileExistsError:
-            if target.read_text("utf-8", "backslashreplace") != text:
-                raise

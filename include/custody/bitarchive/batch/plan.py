@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,10 +12,10 @@ import sqlalchemy as sa
 
 from custody.bitarchive import catalogue
 from custody.bitarchive.archive import Archive
-from custody.bitarchive.batch import sandbox
+from custody.bitarchive.batch import walls
 from custody.bitarchive.batch.spec import Given, Job, freeze
 from custody.bitarchive.config import replica_for_files
-from custody.bitarchive.names import pattern_of
+from custody.bitarchive.matching import matching
 from custody.bitarchive.states import BatchState, FileState
 from custody.bitarchive.tables import batch, batch_file
 from custody.faults import Fault, FaultKind
@@ -73,12 +73,13 @@ def create(archive: Archive, given: Given, request: Request, *, key: str, who: s
     """
     if known := by_key(archive, key):
         return known
-    sandbox.require(archive.config.isolation)
+    walls.require(archive.config.isolation)
     replica = replica_for_files(archive.config, request.replica)
-    pattern = pattern_of(request.regexp)
     held = list(catalogue.held_by(archive, replica))
-    wanted = None if request.names is None else set(request.names)
-    expected = [file for file in held if pattern.fullmatch(file.name) and (wanted is None or file.name in wanted)]
+    meant = set(matching(request.regexp, [file.name for file in held]))
+    if request.names is not None:
+        meant &= set(request.names)
+    expected = [file for file in held if file.name in meant]
     staging = archive.config.work_dir / "batches" / f".{_safe(key)}"
     _, sha256 = freeze(given, staging)
     values = {
@@ -95,6 +96,27 @@ def create(archive: Archive, given: Given, request: Request, *, key: str, who: s
         "created_at": now(),
         "changed_at": now(),
     }
+    try:
+        _write(archive, given, request, values, expected, who)
+    except sa.exc.IntegrityError:
+        if (known := by_key(archive, key)) is None:  # another start of the same run was quicker
+            raise
+        return known
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+    found = by_key(archive, key)
+    assert found is not None
+    return found
+
+
+def _write(
+    archive: Archive,
+    given: Given,
+    request: Request,
+    values: Mapping[str, Any],
+    expected: Sequence[catalogue.Held],
+    who: str,
+) -> None:
     with archive.ledger.begin() as connection:
         inserted = connection.execute(sa.insert(batch).values(values)).inserted_primary_key
         assert inserted is not None
@@ -108,8 +130,6 @@ def create(archive: Archive, given: Given, request: Request, *, key: str, who: s
         home = directory_of(archive, batch_id)
         home.mkdir(parents=True, exist_ok=True)
         freeze(given, home / "job")
-    shutil.rmtree(staging, ignore_errors=True)
-    return load(archive, batch_id)
 
 
 def _safe(key: str) -> str:

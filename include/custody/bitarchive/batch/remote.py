@@ -19,6 +19,7 @@ from typing import IO, Any
 
 from custody.bitarchive.batch import sandbox
 from custody.bitarchive.batch.inside import Order, Result
+from custody.bitarchive.batch.watch import Ended
 from custody.bitarchive.config import Isolation, Limits
 from custody.bitarchive.nodes_ssh import SshNode
 from custody.digests import Hasher
@@ -30,7 +31,7 @@ _LENGTH_BYTES = 8
 _LIMIT_OF_ACCOUNT = 64 << 20
 
 
-def run_there(node: SshNode, task: sandbox.Task, output: Path) -> sandbox.Ended:
+def run_there(node: SshNode, task: sandbox.Task, output: Path) -> Ended:
     """As :func:`custody.bitarchive.batch.sandbox.run`, on a node's machine. Faults: also TRANSIENT and AUTH."""
     order = {
         "order": asdict(task.order),
@@ -78,7 +79,7 @@ def _talk(process: subprocess.Popen[bytes], order: bytes, out: IO[bytes], limit:
     process.wait()
 
 
-def _ended(node: SshNode, returncode: int, out: IO[bytes], complaint: str) -> sandbox.Ended:
+def _ended(node: SshNode, returncode: int, out: IO[bytes], complaint: str) -> Ended:
     size = out.seek(0, os.SEEK_END)
     where = f"{node.host.name}: {' '.join(node.command)}"
     if returncode == 255:
@@ -100,12 +101,12 @@ def _ended(node: SshNode, returncode: int, out: IO[bytes], complaint: str) -> sa
     out.flush()
     os.fsync(out.fileno())
     result = values.pop("result")
-    ended = sandbox.Ended(**values, result=Result(**result) if result else None)
+    ended = Ended(**values, result=Result(**result) if result else None)
     _require_equal(where, out, ended)
     return ended
 
 
-def _require_equal(where: str, out: IO[bytes], ended: sandbox.Ended) -> None:
+def _require_equal(where: str, out: IO[bytes], ended: Ended) -> None:
     hasher = Hasher(("sha256",))
     out.seek(0)
     while block := out.read(1 << 20):

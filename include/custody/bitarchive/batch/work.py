@@ -8,7 +8,6 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import sqlalchemy as sa
 
@@ -17,10 +16,12 @@ from custody.bitarchive import catalogue
 from custody.bitarchive.archive import Archive
 from custody.bitarchive.batch import sandbox
 from custody.bitarchive.batch.inside import Order
+from custody.bitarchive.batch.judge import Outcome, clean, judge
 from custody.bitarchive.batch.plan import Batch, directory_of, load
 from custody.bitarchive.batch.remote import run_there
-from custody.bitarchive.batch.sandbox import Ended, Task
+from custody.bitarchive.batch.sandbox import Task
 from custody.bitarchive.batch.spec import frozen
+from custody.bitarchive.batch.watch import Ended
 from custody.bitarchive.nodes import ArchiveNode, LocalNode
 from custody.bitarchive.nodes_ssh import SshNode
 from custody.bitarchive.states import FileState
@@ -30,21 +31,6 @@ from custody.faults import Fault, FaultKind
 from custody.ledger.store import now
 
 Progress = Callable[[str, FileState], None]
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What became of one file."""
-
-    state: FileState
-    records: int = 0
-    damages: int = 0
-    output_bytes: int = 0
-    output_sha256: str | None = None
-    error_class: str = ""
-    message: str = ""
-    offset_bytes: int = -1
-    detail: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -74,6 +60,7 @@ def run_bucket(archive: Archive, batch_id: int, bucket: int, *, progress: Progre
         if not rows:
             return {}
         runner = _Runner(archive, loaded, held)
+        runner.sweep(rows)
         replica = archive.config.replica(loaded.replica)
         try:
             node = archive.node(replica, node_name)
@@ -142,9 +129,13 @@ class _Runner:
         self._deadline = time.monotonic() + (loaded.request.job_timeout_s or archive.config.job_timeout_s)
         self._stopped = False
         (self._home / "parts").mkdir(parents=True, exist_ok=True)
+
+    def sweep(self, rows: list[Row]) -> None:
+        """Remove what a killed run left of these files: who has the lease of the bucket has them alone."""
+        own = {f"{row.position:09d}" for row in rows}
         for left in (self._home / "parts").glob("*.tmp"):
-            if not self._held.lost:
-                _forget_old(left)
+            if left.name.partition(".")[0] in own:
+                left.unlink(missing_ok=True)
 
     def stop(self) -> None:
         """Begin nothing more, and end what runs."""
@@ -152,14 +143,19 @@ class _Runner:
         sandbox.end_all()
 
     def process(self, node: ArchiveNode, row: Row) -> Outcome:
-        """Run the job on one file; never raises for what the file or the job did."""
+        """Run the job on one file; never raises for what the file or the job did. Faults: CAPACITY (of work_dir)."""
         left_s = self._deadline - time.monotonic()
         if self._stopped or left_s <= 0:
             reason = "was cancelled" if self._stopped else "the time of the whole job was up before its turn"
             return Outcome(FileState.FAILED, error_class="Timeout", message=f"{row.name}: {reason}")
         try:
-            return self._processed(node, row, min(self._file_timeout_s, left_s))
+            outcome = self._processed(node, row, min(self._file_timeout_s, left_s))
+            if outcome.state is FileState.FAILED:
+                node.size_of(row.name)  # a machine that went away meanwhile is no fault of the file
+            return outcome
         except Fault as fault:
+            if fault.kind is FaultKind.CAPACITY:
+                raise  # no room for outputs: nothing is wrong with any file, and the next one would fare the same
             state = FileState.UNREACHABLE if fault.kind in {FaultKind.TRANSIENT, FaultKind.AUTH} else FileState.FAILED
             return Outcome(state, error_class=fault.kind, message=str(fault))
 
@@ -173,9 +169,9 @@ class _Runner:
             return Outcome(FileState.FAILED, error_class=FaultKind.DATA, message=message)
         if isinstance(node, LocalNode):
             source = node.path(row.name)
-            before = Stat.of_path(source)
+            before = _look_at(source)
             outcome = self._run(source, row, timeout_s, sandbox.run)
-            if Stat.of_path(source) != before:
+            if _look_at(source) != before:
                 message = f"{source}: changed while the job ran"
                 return Outcome(FileState.FAILED, error_class=FaultKind.DATA, message=message)
             return self._verified(node, row, outcome)
@@ -230,8 +226,8 @@ class _Runner:
             "damages": outcome.damages,
             "output_bytes": outcome.output_bytes,
             "output_sha256": outcome.output_sha256,
-            "error_class": outcome.error_class[:255],
-            "message": outcome.message[:4000],
+            "error_class": clean(outcome.error_class, 255),
+            "message": clean(outcome.message, 4000),
             "offset_bytes": outcome.offset_bytes,
             "detail": outcome.detail or {},
             "changed_at": now(),
@@ -242,59 +238,9 @@ class _Runner:
             connection.execute(sa.update(batch_file).where(batch_file.c.id == row.id).values(values))
 
 
-def _forget_old(left: Path) -> None:
-    """Remove what a killed run left; one of another bucket that still runs is younger than that."""
-    if time.time() - left.stat().st_mtime > 86400:
-        left.unlink(missing_ok=True)
-
-
-def judge(ended: Ended, name: str, is_program: bool, isolation: str) -> Outcome:
-    """What a run of the job means for its file."""
-    tail = ended.stderr_tail.strip()
-    detail: dict[str, Any] = {"stderr": tail[-4000:], "wall_s": round(ended.wall_s, 3), "isolation": isolation}
-    if ended.stopped:
-        kind = "Timeout" if "within" in ended.stopped else "Limit"
-        return Outcome(FileState.FAILED, error_class=kind, message=f"{name}: the job {ended.stopped}", detail=detail)
-    if is_program and ended.returncode == 0:
-        return Outcome(
-            FileState.DONE, output_bytes=ended.output_bytes, output_sha256=ended.output_sha256, detail=detail
-        )
-    if is_program or ended.result is None or ended.returncode:
-        last = tail.splitlines()[-1:] or ["without a word"]
-        message = f"{name}: the job ended with status {ended.returncode}: {last[0]}"
-        return Outcome(FileState.FAILED, error_class="Crash", message=message, detail=detail)
-    result = ended.result
-    detail |= {
-        "exceptions": result.exceptions,
-        "exceptions_dropped": result.exceptions_dropped,
-        "damages": result.damages,
-    }
-    first = (result.exceptions or [{}])[0]
-    if result.ok:
-        state = FileState.DONE
-    elif (result.keep_output and result.damages and not result.exceptions) or (
-        result.keep_output and result.exceptions
-    ):
-        state = FileState.DAMAGED
-    else:
-        state = FileState.FAILED
-    error_class, message = str(first.get("class", "")), str(first.get("message", ""))
-    offset = first.get("offset_bytes", -1)
-    if state is FileState.DAMAGED and not result.exceptions:
-        damage = result.damages[0]
-        error_class, offset = "Damaged", damage["offset_bytes"]
-        message = f"{len(result.damages)} damages; the first at offset {offset}: {damage.get('reason')}"
-    elif state is FileState.FAILED and not result.exceptions:
-        error_class, message = "False", f"{name}: the job said that it failed"
-    keeps = state.has_output
-    return Outcome(
-        state,
-        records=result.records,
-        damages=len(result.damages),
-        output_bytes=ended.output_bytes if keeps else 0,
-        output_sha256=ended.output_sha256 if keeps else None,
-        error_class=error_class,
-        message=message,
-        offset_bytes=int(offset),
-        detail=detail,
-    )
+def _look_at(path: Path) -> Stat | None:
+    """What the file system says of a file; None where it is gone."""
+    try:
+        return Stat.of_path(path)
+    except OSError:
+        return None

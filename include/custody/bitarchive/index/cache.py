@@ -11,6 +11,8 @@ import fcntl
 import json
 import os
 import re
+import shutil
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -25,6 +27,8 @@ from custody.publish import fsync_directory, write_atomic
 
 TOOL = "custody-bitarchive 1"
 MANIFEST, WORKING, PINNED = ".manifest", ".working", ".pinned"
+SCRATCH = ".scratch-"
+SCRATCH_AGE_S = 60
 _NAME = re.compile(r"[A-Za-z0-9-]+-cache")
 
 Fill = Callable[[BinaryIO], Mapping[str, str]]
@@ -121,6 +125,22 @@ class Cache:
         assert item is not None
         return item
 
+    @contextmanager
+    def scratch(self) -> Iterator[Path]:
+        """A directory for what is needed meanwhile; those that killed processes left are removed first."""
+        with os_errors_as_faults(str(self.root)):
+            self.root.mkdir(parents=True, exist_ok=True)
+            for left in self.root.glob(f"{SCRATCH}*"):
+                _sweep(left)
+            path = Path(tempfile.mkdtemp(prefix=SCRATCH, dir=self.root))
+            descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_SH)
+            yield path
+        finally:
+            shutil.rmtree(path, ignore_errors=True)
+            os.close(descriptor)
+
     def items(self) -> Iterator[Item]:
         """Every whole item, by kind and name."""
         for kind in Kind:
@@ -194,6 +214,18 @@ def _alone(path: Path) -> Iterator[None]:
         yield
     finally:
         os.close(descriptor)
+
+
+def _sweep(left: Path) -> None:
+    """Remove a scratch directory whose owner is gone: its lock can be had. One that was just made is left alone."""
+    with suppress(OSError):
+        descriptor = os.open(left, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if abs(time.time() - os.fstat(descriptor).st_mtime) > SCRATCH_AGE_S:
+                shutil.rmtree(left, ignore_errors=True)
+        finally:
+            os.close(descriptor)
 
 
 def _read(path: Path, kind: Kind) -> Item | None:

@@ -15,14 +15,16 @@ class Kind(StrEnum):
     CRAWL_LOG = "crawllog"  # of one job: its crawl log, sorted by URL
     CDX_DATA = "cdxdata"  # of one job: the CDX records of its metadata files, sorted
     CDXJ = "cdxj"  # of one job: CDXJ of its content files, sorted
+    REPORTS = "crawlreports"  # of one job: the reports and settings in its metadata files, as a tar
     CDX = "cdxindex"  # of a set: CDX_DATA merged
     FULL = "fullcrawllogindex"  # of a set: CDXJ merged
     DEDUP = "dedupcrawllogindex"  # of a set: digest, URL and origin of everything but text
+    PARQUET = "fullparquetindex"  # of a set: FULL as Parquet
 
     @property
     def is_of_one_job(self) -> bool:
         """Whether an item belongs to one job; else to a set of jobs."""
-        return self in {Kind.CRAWL_LOG, Kind.CDX_DATA, Kind.CDXJ}
+        return self in {Kind.CRAWL_LOG, Kind.CDX_DATA, Kind.CDXJ, Kind.REPORTS}
 
     @property
     def made_of(self) -> Kind:

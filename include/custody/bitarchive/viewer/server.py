@@ -14,13 +14,14 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from custody.bitarchive.archive import Archive
+from custody.bitarchive.environment import CONFIG, make_environment
 from custody.bitarchive.viewer.app import make_app
 from custody.bitarchive.viewer.commands import Commands
 from custody.faults import Fault, FaultKind, os_errors_as_faults
 from custody.host import end_group
 from custody.publish import write_atomic
 
-LOCK = Path(__file__).parents[3] / "config" / "bitarchive" / "viewer" / "requirements.txt"
+LOCK = CONFIG / "viewer" / "requirements.txt"
 START_TIMEOUT_S = 60.0
 
 
@@ -46,20 +47,7 @@ def environment_of(archive: Archive) -> Path:
 
 def install_pywb(environment: Path) -> Path:
     """Make pywb's own environment from its own lock: its pins cannot share Airflow's. Returns its program."""
-    with os_errors_as_faults(str(environment)):
-        environment.parent.mkdir(parents=True, exist_ok=True)
-    python = str(environment / "bin" / "python")
-    commands = [
-        [sys.executable, "-m", "venv", "--clear", str(environment)],
-        [python, "-m", "pip", "install", "--quiet", "--require-hashes", "-r", str(LOCK)],
-    ]
-    if uv := shutil.which("uv") or shutil.which("uv", path=str(Path(sys.executable).parent)):
-        commands[1] = [uv, "pip", "install", "--quiet", "--python", python, "--require-hashes", "-r", str(LOCK)]
-    for argv in commands:
-        done = subprocess.run(argv, capture_output=True, check=False)
-        if done.returncode:
-            last = done.stderr.decode("utf-8", "replace").strip().splitlines()[-1:] or ["without a word"]
-            raise Fault(FaultKind.TRANSIENT, argv[0], last[0])
+    make_environment(environment, LOCK)
     return environment / "bin" / "wayback"
 
 
