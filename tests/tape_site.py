@@ -11,11 +11,11 @@ import sqlalchemy as sa
 from custody.host import Host, LocalHost
 from custody.ledger import Ledger
 from custody.tape import archive, assign, close, confirm, recover, session, tables, tapes, targets
-from custody.tape.archive import Archived, Outcome
 from custody.tape.catalog import Backup, Tape, find_tape, list_backups
 from custody.tape.config import TapeConfig
 from custody.tape.config import parse as parse_config
-from custody.tape.drives import cartridges
+from custody.tape.drives import cartridges, changer
+from custody.tape.outcome import Archived, Outcome
 from custody.tape.states import AttemptResult
 
 WHO = "a test"
@@ -69,8 +69,8 @@ class TapeSite:
             tapes.open_tape(self.ledger, self.config, name, who=WHO)
 
     def insert(self, name: str) -> None:
-        cartridges.unload(self.drive)
-        cartridges.load(self.drive, self.image(name))
+        changer.unload(self.drive)
+        changer.load(self.drive, self.image(name))
 
     def make_target(self, name: str, *, files: int = 3, size_bytes: int = 5000) -> Path:
         directory = self.data / name

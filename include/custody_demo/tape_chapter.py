@@ -11,8 +11,9 @@ from pathlib import Path
 
 from rich.table import Table
 
-from custody.tape.drives import cartridges
+from custody.tape.drives import cartridges, changer
 from custody_demo.airflow_stack import AirflowStack
+from custody_demo.progress import watch
 from custody_demo.required_actions import answer, wait_for_question, wait_for_run
 from custody_demo.tape_check import OnTape, files_on
 from custody_demo.workspace import Outcome, Workspace
@@ -51,8 +52,8 @@ class TapeSite:
 
     def insert(self, tape: str) -> None:
         """Take out what is in the drive, and put a cartridge in."""
-        cartridges.unload(self.drive)
-        cartridges.load(self.drive, self.image(tape))
+        changer.unload(self.drive)
+        changer.load(self.drive, self.image(tape))
 
 
 def run(stack: AirflowStack, workspace: Workspace, *, timeout_s: float = 300) -> Outcome:
@@ -62,25 +63,25 @@ def run(stack: AirflowStack, workspace: Workspace, *, timeout_s: float = 300) ->
     say = partial(workspace.console.print, soft_wrap=True, highlight=False, markup=False)
     site = TapeSite(workspace.home / "tape")
     source = make_site(site, workspace)
-    say(f"\nTape: {len(source)} files in {site.root / 'data'}, two cartridges of {CAPACITY_BYTES / 1e6:.0f} MB each")
+    say(f"Tape: {len(source)} files in {site.root / 'data'}, two cartridges of {CAPACITY_BYTES / 1e6:.0f} MB each")
     site.insert(TAPES[0])
     conf = {"config": CONFIG, "find_below": str(site.root / "data"), "tapes": list(TAPES), "steps": STEPS}
     problems, first = [], stack.trigger(DAG_ID, conf)
     say(f"Running: {stack.url}/dags/{DAG_ID}/runs/{first}")
-    problems += _ended(stack, first, timeout_s)
+    problems += _ended(stack, workspace, first, timeout_s)
     other = wait_for_run(stack, DAG_ID, config=CONFIG, not_these={first}, timeout_s=60)
     asked = wait_for_question(stack, DAG_ID, other, timeout_s=timeout_s)
     say(f"{TAPES[0]} is full. Required action: {asked.subject}")
     site.insert(TAPES[1])
     answer(stack, DAG_ID, other, asked, asked.options[0])
     say(f"{TAPES[1]} is put in, and the question answered: {asked.options[0]}")
-    problems += _ended(stack, other, timeout_s)
+    problems += _ended(stack, workspace, other, timeout_s)
     on_tape = [one for tape in TAPES for one in files_on(site.image(tape))]
     wanted = max((one for one in on_tape if one.tape == TAPES[1]), key=lambda one: one.path, default=None)
     if wanted is not None:
         say(f"Restoring {wanted.path} from {wanted.tape}")
         back = {"config": CONFIG, "action": "restore", "patterns": [wanted.path], "into": str(site.restored)}
-        problems += _ended(stack, stack.trigger(DAG_ID, back), timeout_s)
+        problems += _ended(stack, workspace, stack.trigger(DAG_ID, back), timeout_s)
     problems += problems_of(source, on_tape, wanted, site.restored)
     workspace.console.print(table_of_tapes(on_tape, source))
     counts = {f"files on {tape}": sum(one.tape == tape for one in on_tape) for tape in TAPES}
@@ -140,9 +141,9 @@ def table_of_tapes(on_tape: Sequence[OnTape], source: dict[str, str]) -> Table:
     return table
 
 
-def _ended(stack: AirflowStack, run_id: str, timeout_s: float) -> list[str]:
+def _ended(stack: AirflowStack, workspace: Workspace, run_id: str, timeout_s: float) -> list[str]:
     """Wait for the end of a run; a line for every task that failed."""
-    state = stack.wait(DAG_ID, run_id, timeout_s=timeout_s)
+    state = stack.wait(DAG_ID, run_id, watch(workspace.show, dict), timeout_s=timeout_s)
     if state == "success":
         return []
     lines = [f"run {run_id} ended as {state}"]

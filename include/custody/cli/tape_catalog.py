@@ -15,6 +15,7 @@ from custody.tape.manifests import checksum_line, dump_manifests, restore_comman
 from custody.tape.names import escape
 from custody.tape.records import members_of, without_ours
 from custody.tape.report import Sum, TapeStatus
+from custody.tape.running import running
 from custody.tape.states import BackupState
 from custody.units import format_size
 
@@ -110,7 +111,7 @@ def _show_status(site: Site, name: str | None) -> None:
 
 
 def _show_running(site: Site) -> None:
-    for job in report.running(site.ledger):
+    for job in running(site.ledger):
         rate = f", {format_size(job.rate_bytes_s)}/s" if job.rate_bytes_s else ""
         left = f", {_hours(job.eta)} left" if job.eta else ""
         whole = f", {_hours(job.tape_eta)} for all that is assigned" if job.tape_eta else ""

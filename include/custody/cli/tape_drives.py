@@ -8,7 +8,7 @@ import click
 
 from custody.cli.tape_group import Exit, Site, table_of, verb
 from custody.faults import Fault, FaultKind
-from custody.tape.drives import cartridges, look_at_drive
+from custody.tape.drives import cartridges, changer, look_at_drive
 from custody.units import format_size, parse_size
 
 _PATH = click.Path(path_type=Path)
@@ -90,7 +90,7 @@ def cartridges_(site: Site, library: Path) -> None:
 def load(site: Site, image: Path, drive_: Path | None) -> None:
     """Put the cartridge IMAGE into a drive of files."""
     path = _virtual_drive(site, drive_)
-    click.echo(f"{path}: {cartridges.load(path, image).barcode} is in it")
+    click.echo(f"{path}: {changer.load(path, image).barcode} is in it")
 
 
 @click.command()
@@ -99,7 +99,7 @@ def load(site: Site, image: Path, drive_: Path | None) -> None:
 def unload(site: Site, drive_: Path | None) -> Exit:
     """Take the cartridge out of a drive of files."""
     path = _virtual_drive(site, drive_)
-    image = cartridges.unload(path)
+    image = changer.unload(path)
     click.echo(f"{path}: was empty" if image is None else f"{path}: {image.name} was taken out")
     return Exit.DONE
 

@@ -14,9 +14,10 @@ from custody.faults import Fault, FaultKind, os_errors_as_faults
 from custody.host import Host
 from custody.tape import assign as assignment
 from custody.tape import confirm as confirmation
-from custody.tape.archive import Archived, Outcome, archive_one
+from custody.tape.archive import archive_one
 from custody.tape.catalog import Backup, find_tape
 from custody.tape.names import escape
+from custody.tape.outcome import Archived, Outcome
 from custody.tape.recover import settle
 from custody.tape.rehearse import rehearse_one
 from custody.tape.session import Session, mounted

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any
@@ -13,11 +13,11 @@ from typing import Any
 from custody.digests import Fixity, Match, read_file
 from custody.faults import Fault, FaultKind, os_errors_as_faults
 from custody.tape.close import CATALOG_MEMBER
+from custody.tape.content import Content, Facts, Verdict
 from custody.tape.drives import Drive
 from custody.tape.label import Label
 from custody.tape.members import Member, MemberKind
 from custody.tape.names import escape, unescape
-from custody.tape.put_back import Facts, Verdict
 from custody.tape.records import without_ours
 from custody.tape.stream.read import Read, read_tape_file
 from custody.tape.stream.spool import ManifestSpool
@@ -41,26 +41,6 @@ class ReadFile:
     def subject(self) -> str:
         """For faults."""
         return f"{self.drive.name}, file {self.number}"
-
-
-@dataclass(frozen=True)
-class Content:
-    """What a tape file holds.
-
-    :param facts: what is put on record; None where it is nothing of the kind.
-    :param targets: of a catalogue: what each file number holds.
-    :param manifest: the members as they were written (or, without a manifest on tape, as they were read).
-    """
-
-    verdict: Verdict
-    reason: str = ""
-    facts: Facts | None = None
-    read: Read | None = None
-    manifest: ManifestSpool | None = None
-    opening: dict[str, Any] | None = None
-    targets: dict[int, str] = field(default_factory=dict)
-    members: int = 0
-    size_bytes: int = 0
 
 
 class _ToFile:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import posixpath
 import sqlite3
 from collections.abc import Iterator
-from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -100,8 +99,7 @@ class OldCatalog:
 
     def _rows(self, query: str, *values: object) -> Iterator[Any]:
         try:
-            with closing(self._database.execute(query, values)) as cursor:
-                yield from cursor
+            yield from self._database.execute(query, values)
         except sqlite3.Error as error:
             raise self.broken(f"cannot be read ({error})") from error
 

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import uuid
-from dataclasses import dataclass, replace
-from enum import StrEnum
-from typing import TYPE_CHECKING, Any
+from dataclasses import replace
+from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
@@ -13,37 +12,12 @@ from sqlalchemy.engine import Connection
 from custody.ledger.store import CopyState, now
 from custody.tape import attempts, tables
 from custody.tape.catalog import Backup, Tape, list_backups, live_key, set_backup_state, target_key
+from custody.tape.content import Content, Facts, Verdict
 from custody.tape.records import put_members, record_shared, without_ours
 from custody.tape.session import Session
 from custody.tape.states import AttemptResult, BackupState
 
-if TYPE_CHECKING:
-    from custody.tape.examine import Content
-
 _WAITING = {BackupState.ASSIGNED, BackupState.OUTSTANDING, BackupState.FAILED}
-
-
-class Verdict(StrEnum):
-    """What a tape file is for the catalogue."""
-
-    NEW = "new"  # whole, and put on record
-    KNOWN = "known"  # on record as it is
-    CATALOG = "catalogue"  # the last file of a closed tape
-    UNFINISHED = "unfinished"  # cut off; never recorded
-    DAMAGED = "damaged"  # not what its manifest says, or cannot be read; never recorded
-    UNKNOWN = "unknown"  # nothing of Custody's, or of another tape
-    MISSING = "missing"  # on record, and the tape ends before it
-    CONFLICT = "conflict"  # whole, and not what the catalogue has there
-
-
-@dataclass(frozen=True)
-class Facts:
-    """What a tape file says of itself. ``source`` is empty, ``manifest_sha256`` None where it has no manifest."""
-
-    source: str
-    target: str
-    excludes: tuple[str, ...]
-    manifest_sha256: str | None
 
 
 def verdict_of(connection: Connection, tape: Tape, number: int, content: Content, source: str) -> tuple[Verdict, str]:

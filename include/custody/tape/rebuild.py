@@ -9,83 +9,27 @@ from __future__ import annotations
 import tempfile
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import sqlalchemy as sa
 
-from custody.faults import Fault, FaultKind
 from custody.ledger import Ledger
 from custody.tape import attempts, tables
 from custody.tape import label as labels
 from custody.tape.catalog import Tape, set_tape_state, tape_by_id
 from custody.tape.config import TapeConfig
+from custody.tape.content import BAD, Content, Scanned, ScannedFile
+from custody.tape.content import Verdict as Verdict
 from custody.tape.drives import Drive, EndOfData
-from custody.tape.examine import Content, ReadFile, examine
+from custody.tape.examine import ReadFile, examine
 from custody.tape.known import identify, insert_tape
-from custody.tape.put_back import Verdict as Verdict
 from custody.tape.put_back import explain_leftover, missing, put_back, verdict_of
 from custody.tape.session import Session, held_drive
 from custody.tape.states import AttemptResult, TapeState
 
 Progress = Callable[[int], None]
-_BAD = {Verdict.DAMAGED, Verdict.UNKNOWN, Verdict.MISSING, Verdict.CONFLICT}
 _LEAST_BLOCK_BYTES = 1 << 20
-
-
-@dataclass(frozen=True)
-class ScannedFile:
-    """One tape file and what is made of it. ``reason`` is empty where there is nothing to say."""
-
-    number: int
-    verdict: Verdict
-    target: str | None
-    members: int
-    size_bytes: int
-    reason: str = ""
-
-    def __str__(self) -> str:
-        target = f" {self.target}" if self.target else ""
-        return f"file {self.number}: {self.verdict}{target}" + (f": {self.reason}" if self.reason else "")
-
-
-@dataclass(frozen=True)
-class Scanned:
-    """What lies on a cartridge. With ``is_dry_run`` nothing was recorded, and NEW is what would be.
-
-    :param tape: its row; None where a dry run found a tape that the catalogue does not know.
-    """
-
-    tape: Tape | None
-    tape_name: str
-    uuid: str | None
-    is_dry_run: bool
-    files: tuple[ScannedFile, ...]
-
-    def lines(self) -> list[str]:
-        """A line for every file."""
-        return [str(one) for one in self.files]
-
-    @property
-    def damaged(self) -> list[ScannedFile]:
-        """What cannot be relied on: :attr:`bad` files, and unfinished ones."""
-        return [one for one in self.files if one.verdict in _BAD or one.verdict is Verdict.UNFINISHED]
-
-    @property
-    def bad(self) -> list[ScannedFile]:
-        """Files that are damaged, not understood, or not what the catalogue says."""
-        return [one for one in self.files if one.verdict in _BAD]
-
-    def require(self) -> None:
-        """Raise CONFLICT, or else DATA, for the first file that is bad."""
-        if not self.bad:
-            return
-        conflicts = [one for one in self.bad if one.verdict is Verdict.CONFLICT]
-        first = (conflicts or self.bad)[0]
-        kind = FaultKind.CONFLICT if conflicts else FaultKind.DATA
-        more = f" (and {len(self.bad) - 1} more)" if len(self.bad) > 1 else ""
-        command = f"custody tape tape_detail {self.tape_name}; look at both, and clean the drive before another scan"
-        raise Fault(kind, f"tape {self.tape_name}", f"{first}{more}", next_command=command)
 
 
 def scan_tape(
@@ -183,7 +127,7 @@ class _Scan:
                 is_there = (read is not None and read.ended_at_filemark) or self._go_behind(number)
                 number += 1
             files += self._missing(number)
-            bad = next((str(one) for one in files if one.verdict in _BAD), None)
+            bad = next((str(one) for one in files if one.verdict in BAD), None)
             result, text = (AttemptResult.FAILED, bad) if bad else (AttemptResult.DONE, None)
         finally:
             if self._session is not None and attempt is not None:
@@ -294,7 +238,7 @@ class _Scan:
         if one.verdict is Verdict.UNFINISHED:
             if one is last:
                 return False
-        elif one.verdict not in _BAD:
+        elif one.verdict not in BAD:
             return False
         table = tables.backup
         with session.ledger.read() as connection:

@@ -9,10 +9,10 @@ from pathlib import Path
 import sqlalchemy as sa
 
 from custody.tape import attempts, tables
-from custody.tape.archive import drift_of, finish
 from custody.tape.attempts import Attempt
 from custody.tape.catalog import Backup, list_backups, set_backup_state
 from custody.tape.drives import EndOfData
+from custody.tape.outcome import drift_of, finish
 from custody.tape.records import without_ours
 from custody.tape.session import Session
 from custody.tape.states import AttemptResult, BackupState

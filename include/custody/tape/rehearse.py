@@ -12,9 +12,10 @@ from pathlib import Path
 from custody.faults import Fault, FaultKind
 from custody.host import Host
 from custody.tape import attempts
-from custody.tape.archive import Archived, Outcome, Progress, drift_of, next_assigned, require_end_of_data
+from custody.tape.archive import Progress, next_assigned, require_end_of_data
 from custody.tape.catalog import next_file_number
 from custody.tape.names import unescape
+from custody.tape.outcome import Archived, Outcome, drift_of
 from custody.tape.session import Session
 from custody.tape.states import AttemptResult
 from custody.tape.stream.compose import OPENING_NAME

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import datetime
 from itertools import groupby
 from typing import Any
 
@@ -21,11 +21,10 @@ from custody.tape.catalog import (
     find_tape,
     list_backups,
     list_tapes,
-    tape_by_id,
     target_of,
 )
 from custody.tape.config import DEFAULT_POOL
-from custody.tape.states import AttemptResult, BackupState
+from custody.tape.states import BackupState
 
 
 @dataclass(frozen=True)
@@ -102,7 +101,7 @@ class EventLine:
     detail: Mapping[str, Any]
 
 
-def _sums(connection: Connection, *where: sa.ColumnElement[bool]) -> dict[int, dict[BackupState, Sum]]:
+def sums(connection: Connection, *where: sa.ColumnElement[bool]) -> dict[int, dict[BackupState, Sum]]:
     """By tape, then by state. A size is the one on tape where it was written, else the one of the scan."""
     backup, target = tables.backup, tables.target
     size = sa.func.coalesce(backup.c.content_bytes, target.c.size_bytes)
@@ -128,8 +127,8 @@ def _sums(connection: Connection, *where: sa.ColumnElement[bool]) -> dict[int, d
 def tapes(ledger: Ledger) -> list[TapeStatus]:
     """Every tape by name, without its layout."""
     with ledger.read() as connection:
-        sums = _sums(connection)
-        return [TapeStatus(tape, sums.get(tape.id, {})) for tape in list_tapes(connection)]
+        by_tape = sums(connection)
+        return [TapeStatus(tape, by_tape.get(tape.id, {})) for tape in list_tapes(connection)]
 
 
 def status(ledger: Ledger, name: str | None = None) -> TapeStatus:
@@ -143,7 +142,7 @@ def status(ledger: Ledger, name: str | None = None) -> TapeStatus:
             .order_by(backup.c.file_number)
         )
         layout = intervals([(row.file_number, BackupState(row.state)) for row in rows])
-        return TapeStatus(tape, _sums(connection, backup.c.tape_id == tape.id).get(tape.id, {}), layout)
+        return TapeStatus(tape, sums(connection, backup.c.tape_id == tape.id).get(tape.id, {}), layout)
 
 
 def intervals(files: Sequence[tuple[int, BackupState]]) -> tuple[Interval, ...]:
@@ -237,78 +236,6 @@ def audit(ledger: Ledger, subject: str, *, limit: int = 100) -> list[EventLine]:
             .limit(limit)
         )
         return [EventLine(**{key: row._mapping[key] for key in EventLine.__dataclass_fields__}) for row in rows]
-
-
-@dataclass(frozen=True)
-class Running:
-    """A drive in use.
-
-    :param seen_at: when the process last said how far it is.
-    :param eta: for the tape file; ``tape_eta``: for all that is assigned to the tape.
-    """
-
-    drive: str
-    holder: str
-    what: str
-    target: str
-    tape_name: str
-    file_number: int | None
-    bytes_done: int
-    bytes_total: int | None
-    seen_at: datetime
-    rate_bytes_s: float | None
-    eta: timedelta | None
-    tape_eta: timedelta | None
-
-
-_LEASES = "tape/drive/"
-
-
-def running(ledger: Ledger) -> list[Running]:
-    """Every drive that somebody holds at this moment, and how far it is."""
-    from custody import lease
-
-    table = shared.lease
-    with ledger.read() as connection:
-        rows = connection.execute(sa.select(table).where(table.c.name.startswith(_LEASES, autoescape=True))).all()
-    held = lease.holders(ledger, [row.name for row in rows]) if rows else {}
-    with ledger.read() as connection:
-        return [_running(connection, row, row.expires_at - lease.DEFAULT_TTL) for row in rows if row.name in held]
-
-
-def _running(connection: Connection, row: Any, seen_at: datetime) -> Running:
-    progress = row.progress or {}
-    what = next((word for word in ("confirming", "restoring", "scanning") if word in progress), "archiving")
-    target = str(progress.get("target") or progress.get(what) or "")
-    number, done, total = progress.get("file_number"), int(progress.get("bytes_done") or 0), progress.get("bytes_total")
-    attempt = tables.attempt
-    going = connection.execute(
-        sa.select(attempt.c.started_at, attempt.c.tape_id)
-        .where(attempt.c.result == AttemptResult.INTENT, attempt.c.started_at >= row.taken_at)
-        .where(attempt.c.file_number == number if number is not None else sa.true())
-        .order_by(attempt.c.id.desc())
-    ).first()
-    rate = eta = tape_eta = None
-    if going and done and (seconds := (seen_at - going.started_at).total_seconds()) > 0:
-        rate = done / seconds
-        eta = timedelta(seconds=max(0, total - done) / rate) if total else None
-        left = _sums(connection, tables.backup.c.tape_id == going.tape_id).get(going.tape_id, {})
-        if what == "archiving" and eta is not None:
-            tape_eta = eta + timedelta(seconds=left.get(BackupState.ASSIGNED, Sum()).size_bytes / rate)
-    return Running(
-        drive=row.name.removeprefix(_LEASES),
-        holder=row.holder,
-        what=what if progress else "in use",
-        target=target,
-        tape_name=tape_by_id(connection, going.tape_id).name if going else "",
-        file_number=number,
-        bytes_done=done,
-        bytes_total=total,
-        seen_at=seen_at,
-        rate_bytes_s=rate,
-        eta=eta,
-        tape_eta=tape_eta,
-    )
 
 
 def unscanned(ledger: Ledger) -> list[str]:

@@ -13,6 +13,7 @@ from custody.ledger import Ledger
 from custody.tape import report, tables
 from custody.tape.catalog import Backup, Tape, list_backups, list_tapes
 from custody.tape.names import unescape
+from custody.tape.running import running
 from custody.tape.states import BackupState, TapeState
 
 _NAMED = 20
@@ -33,7 +34,7 @@ class Unfinished:
 
 def list_unfinished(ledger: Ledger) -> list[Unfinished]:
     """All of it, what is stuck first. A drive in use is somebody's work, and not told here."""
-    busy = {job.tape_name for job in report.running(ledger)}
+    busy = {job.tape_name for job in running(ledger)}
     with ledger.read() as connection:
         found = [
             one

@@ -10,7 +10,8 @@ from airflow.sdk.exceptions import AirflowSkipException
 
 from custody.faults import Fault, FaultKind
 from custody.tape import archive, batches, close, recover, tapes
-from custody.tape.archive import HEADROOM, Outcome
+from custody.tape.archive import HEADROOM
+from custody.tape.outcome import Archived, Outcome
 from custody.tape.session import Session
 from custody.tape.states import TapeState
 from custody.units import format_size
@@ -98,7 +99,7 @@ class TapeArchiveOperator(TapeOperator):
                 return recorded, Outcome.STOPPED, failed
         return recorded, Outcome.NO_WORK, failed
 
-    def _tell(self, run: TapeRun, done: archive.Archived) -> None:
+    def _tell(self, run: TapeRun, done: Archived) -> None:
         backup = done.backup
         assert backup is not None
         size, rate = format_size(backup.tape_bytes or 0), format_size(done.rate_bytes_s)

@@ -15,7 +15,8 @@ from custody.ledger import Ledger
 from custody.tape import report, unfinished
 from custody.tape.find import Found, where_is
 from custody.tape.mount import Seen, last_looks
-from custody.tape.report import Running, Sum, TapeStatus
+from custody.tape.report import Sum, TapeStatus
+from custody.tape.running import Running, running
 from custody.tape.states import BackupState
 from custody.tape.unfinished import Unfinished
 from custody_airflow.ui.access import LedgerDep
@@ -90,14 +91,14 @@ def tape_json(found: TapeStatus) -> dict[str, Any]:
 
 def read(ledger: Ledger) -> TapeRoomStatus:
     """Read where the room stands. Faults: those of the ledger."""
-    running, looks = report.running(ledger), last_looks(ledger)
+    jobs, looks = running(ledger), last_looks(ledger)
     found = unfinished.list_unfinished(ledger)
     stuck = [_insert(one) for one in looks if one.wanted]
     stuck += [_attention(one) for one in found if one.is_stuck][:MAX_STUCK]
     return TapeRoomStatus(
         tuple(report.tapes(ledger)),
         report.unassigned(ledger, report.pools_in_use(ledger)),
-        tuple(running),
+        tuple(jobs),
         tuple(looks),
         tuple(stuck),
         tuple(_attention(one) for one in found if not one.is_stuck)[:MAX_STUCK],

@@ -14,8 +14,8 @@ import sqlalchemy as sa
 from custody.faults import Fault, FaultKind
 from custody.ledger.tables import event
 from custody.tape import archive, assign, session, tables, tapes
-from custody.tape.archive import Outcome
 from custody.tape.drives import cartridges
+from custody.tape.outcome import Outcome
 from custody.tape.states import AttemptResult, BackupState, TapeState
 from tape_site import WHO, TapeSite
 

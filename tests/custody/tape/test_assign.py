@@ -9,8 +9,8 @@ import pytest
 
 from custody.faults import Fault, FaultKind
 from custody.tape import archive, assign, session, tapes, targets
-from custody.tape.archive import Outcome
 from custody.tape.config import Fit
+from custody.tape.outcome import Outcome
 from custody.tape.states import TapeState
 from custody.tape.targets import read_list
 from tape_site import WHO, TapeSite

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from custody.faults import Fault, FaultKind
-from custody.tape.drives import cartridges
+from custody.tape.drives import cartridges, changer
 from custody.tape.mount import Look, last_looks, look, may_have_changed, put_on_record
 from custody.tape.session import held_drive
 from tape_site import WHO, TapeSite
@@ -73,7 +73,7 @@ def test_a_label_is_read_again_only_after_a_change(site: TapeSite) -> None:
     assert not may_have_changed(site.config)
     site.insert("T1")
     assert may_have_changed(site.config)
-    cartridges.unload(site.drive)
+    changer.unload(site.drive)
     assert may_have_changed(site.config)
 
 

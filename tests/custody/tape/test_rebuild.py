@@ -14,9 +14,9 @@ from custody.faults import Fault, FaultKind
 from custody.ledger import Ledger
 from custody.ledger import tables as shared
 from custody.tape import find, rebuild, report, restore, tables, tapes, unfinished
-from custody.tape.archive import Outcome
 from custody.tape.drives import cartridges
 from custody.tape.names import escape
+from custody.tape.outcome import Outcome
 from custody.tape.put_back import Verdict
 from custody.tape.states import BackupState, TapeState
 from custody.tape.stream.source import TarSource

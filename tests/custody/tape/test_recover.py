@@ -11,8 +11,8 @@ import sqlalchemy as sa
 
 from custody.faults import Fault, FaultKind
 from custody.tape import archive, close, tables
-from custody.tape.archive import Outcome
 from custody.tape.drives import cartridges
+from custody.tape.outcome import Outcome
 from custody.tape.states import AttemptResult, TapeState
 from tape_site import TapeSite
 

@@ -12,11 +12,13 @@ from custody import lease
 from custody.faults import Fault
 from custody.ledger import tables as shared
 from custody.ledger.store import now
-from custody.tape import archive, attempts, report, tables, tapes, unfinished
+from custody.tape import attempts, report, tables, tapes, unfinished
 from custody.tape.catalog import set_backup_state, set_tape_state
 from custody.tape.drives import cartridges
 from custody.tape.manifests import checksum_line
+from custody.tape.outcome import Outcome
 from custody.tape.records import members_of
+from custody.tape.running import running
 from custody.tape.session import drive_lease, mounted
 from custody.tape.states import BackupState, TapeState
 from tape_site import WHO, TapeSite
@@ -93,7 +95,7 @@ def test_checksum_lines_are_what_md5sum_takes(site: TapeSite) -> None:
 
 def test_a_running_job_tells_its_rate_and_when_it_ends(written: TapeSite) -> None:
     (name,) = {drive_lease(written.config.device)}
-    assert report.running(written.ledger) == []
+    assert running(written.ledger) == []
     with mounted(written.ledger, written.config, written.tape(), who=WHO, write=True) as session:
         with session.transaction() as connection:
             attempt = attempts.begin(connection, session, "write", 3)
@@ -104,13 +106,13 @@ def test_a_running_job_tells_its_rate_and_when_it_ends(written: TapeSite) -> Non
             progress = {"target": "/data/c", "file_number": 3, "bytes_done": 1000, "bytes_total": 3000}
             values = {"progress": progress, "expires_at": now() + lease.DEFAULT_TTL, "taken_at": started}
             connection.execute(sa.update(table).where(table.c.name == name).values(**values))
-        (job,) = report.running(written.ledger)
+        (job,) = running(written.ledger)
     assert (job.what, job.target, job.tape_name, job.bytes_done) == ("archiving", "/data/c", "T1", 1000)
     assert job.rate_bytes_s == pytest.approx(10, rel=0.1)
     assert job.eta is not None and job.tape_eta is not None
     assert job.eta.total_seconds() == pytest.approx(200, rel=0.1)
     assert job.tape_eta.total_seconds() == pytest.approx(200 + 1500, rel=0.1)
-    assert report.running(written.ledger) == []
+    assert running(written.ledger) == []
 
 
 def test_attempts_and_audit_tell_who_did_what(written: TapeSite) -> None:
@@ -157,7 +159,7 @@ def test_the_end_of_a_tape_and_an_unscanned_target_are_unfinished(site: TapeSite
     site.import_all(site.make_target("a", files=2, size_bytes=1 << 20), site.make_target("b", size_bytes=1 << 20))
     site.assign()
     site.archive()
-    assert site.archive().outcome is archive.Outcome.FULL
+    assert site.archive().outcome is Outcome.FULL
     site.confirm_all()
     with site.ledger.begin() as connection:
         connection.execute(sa.update(tables.target).values(scanned_at=None).where(tables.target.c.name.endswith("/a")))

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Protocol
 
 from custody.tape.drives import Drive, open_drive
-from custody.tape.drives.cartridges import change_cartridge, load, loaded_image, make_cartridge, make_drive
+from custody.tape.drives.cartridges import change_cartridge, loaded_image, make_cartridge, make_drive
+from custody.tape.drives.changer import load
 from custody.tape.drives.device import TapeDevice
 from custody.tape.drives.image import ImageDevice
 from custody.tape.drives.st import KernelDevice

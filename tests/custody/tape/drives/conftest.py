@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from custody.tape.drives import ImageDrive
-from custody.tape.drives.cartridges import load, make_cartridge, make_drive
+from custody.tape.drives.cartridges import make_cartridge, make_drive
+from custody.tape.drives.changer import load
 from services.need import need
 from services.tape_shim.rig import build_shim, shim_environment
 

@@ -23,14 +23,13 @@ from custody.tape.drives.cartridges import (
     change_cartridge,
     flip_bit,
     list_cartridges,
-    load,
     loaded_image,
     make_cartridge,
     make_drive,
     read_cartridge,
     sidecar_of,
-    unload,
 )
+from custody.tape.drives.changer import load, unload
 from services.need import need
 
 ROOT = Path(__file__).parents[4]

@@ -14,7 +14,8 @@ from pathlib import Path
 import pytest
 
 from custody.tape.drives import EndOfData, ImageDrive
-from custody.tape.drives.cartridges import change_cartridge, unload
+from custody.tape.drives.cartridges import change_cartridge
+from custody.tape.drives.changer import unload
 from services.need import need
 
 ROOT = Path(__file__).parents[4]

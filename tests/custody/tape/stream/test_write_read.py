@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from custody.faults import Fault, FaultKind
-from custody.tape.drives import cartridges, open_drive
+from custody.tape.drives import cartridges, changer, open_drive
 from custody.tape.members import Member
 from custody.tape.stream.read import read_tape_file
 from custody.tape.stream.spool import ManifestSpool
@@ -92,7 +92,7 @@ def test_a_real_image_gives_back_what_it_was_given(shared_tree: Path, tar: Any, 
     image = tmp_path / "TAPE01.tap"
     cartridges.make_cartridge(image)
     cartridges.make_drive(tmp_path / "drive")
-    cartridges.load(tmp_path / "drive", image)
+    changer.load(tmp_path / "drive", image)
     drive = open_drive(str(tmp_path / "drive"), writable=True)
     drive.set_block_size(0)
     drive.rewind()
@@ -109,7 +109,7 @@ def test_an_image_that_is_full_ends_the_tape(shared_tree: Path, tar: Any, write:
     image = tmp_path / "TAPE01.tap"
     cartridges.make_cartridge(image, capacity_bytes=20 * BLOCK, early_warning_bytes=4 * BLOCK)
     cartridges.make_drive(tmp_path / "drive")
-    cartridges.load(tmp_path / "drive", image)
+    changer.load(tmp_path / "drive", image)
     drive = open_drive(str(tmp_path / "drive"), writable=True)
     drive.set_block_size(0)
     drive.rewind()
