@@ -13,7 +13,8 @@ from custody.faults import Fault
 from custody.ledger import Ledger, default_url
 
 ROOMS = ("drain", "tape", "minidvodb", "bitarchive", "wiki")
-"""Verbs that are groups of their own, each a module here; only the one that is asked for is read."""
+LATER = {*ROOMS, "reconcile"}
+"""Verbs that are modules of their own; only the one that is asked for is read."""
 
 
 class Custody(click.Group):
@@ -21,11 +22,11 @@ class Custody(click.Group):
 
     def list_commands(self, context: click.Context) -> list[str]:
         """The common verbs, and the rooms."""
-        return sorted([*super().list_commands(context), *ROOMS])
+        return sorted([*super().list_commands(context), *LATER])
 
     def get_command(self, context: click.Context, cmd_name: str) -> click.Command | None:
         """The verb of this name; a room is imported now."""
-        if cmd_name not in ROOMS:
+        if cmd_name not in LATER:
             return super().get_command(context, cmd_name)
         group = getattr(importlib.import_module(f"custody.cli.{cmd_name}"), cmd_name)
         assert isinstance(group, click.Command)
