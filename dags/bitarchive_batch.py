@@ -31,6 +31,7 @@ from datetime import datetime
 
 from airflow.sdk import TriggerRule, chain, dag, task_group
 
+from custody_airflow.notices import CustodyNotifier
 from custody_airflow.operators.bitarchive import (
     BatchReportOperator,
     CollectOperator,
@@ -83,7 +84,9 @@ def bitarchive_batch():
     ).expand(bucket=list_expected_files.output)
     collect = CollectOperator(task_id="collect", trigger_rule=TriggerRule.ALL_DONE)
     post_process = PostProcessOperator(task_id="post_process")
-    report = BatchReportOperator(task_id="report", trigger_rule=TriggerRule.ALL_DONE)
+    report = BatchReportOperator(
+        task_id="report", trigger_rule=TriggerRule.ALL_DONE, on_failure_callback=CustodyNotifier()
+    )
     upload_files = UploadFilesOperator(task_id="upload_files", pool="custody_upload")
     build_index = BuildIndexOperator(task_id="build_index", pool="custody_disk")
 

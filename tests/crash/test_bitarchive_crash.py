@@ -14,7 +14,7 @@ import pytest
 from bitarchive_samples import sample
 from bitarchive_site import Site, make_site, site_at
 from crash.harness import DeletedWithoutProof, enumerate_crash_points
-from custody.bitarchive import preserve, upload
+from custody.bitarchive import mend, preserve, upload
 from custody.bitarchive.index.build import Indexes
 from custody.bitarchive.index.names import Kind
 from custody.bitarchive.states import ChecksumStatus
@@ -115,10 +115,10 @@ def test_every_crash_point_of_a_correction(empty: Path) -> None:
         replica = prepared.site.archive.config.replica("TWO")
         missing = preserve.find_missing(prepared.site.archive, replica, who="test").missing
         if missing:  # a death after the attic: it is mended as missing
-            assert preserve.upload_missing(prepared.site.archive, replica, missing, who="test") == {NAME: ""}
+            assert mend.upload_missing(prepared.site.archive, replica, missing, who="test") == {NAME: ""}
         found = preserve.find_changed(prepared.site.archive, replica, who="test")
         if found.statuses[NAME] is ChecksumStatus.CORRUPT:
-            preserve.correct(prepared.site.archive, replica, NAME, prepared.wrong_md5, approved_by="Ada", who="test")
+            mend.correct(prepared.site.archive, replica, NAME, prepared.wrong_md5, approved_by="Ada", who="test")
 
     def invariant(prepared: Prepared) -> None:
         spoilt = [*prepared.root.glob(f"far/*dir/{NAME}*")]

@@ -31,11 +31,11 @@ IMPATIENT = {
 
 @pytest.fixture(scope="session")
 def running_rig(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rig]:
-    """Airflow with drain and tape backup, switched on; its ledger, its plain S3 server, the watch on command lines."""
+    """Airflow with the DAGs that are tested here, switched on; its ledger, its S3 server, the watch on processes."""
     home = tmp_path_factory.mktemp("e2e")
     ledger_url = f"sqlite:///{home}/ledger.sqlite"
     _upgrade(ledger_url)
-    for name in (DAG_ID, "tape"):
+    for name in (DAG_ID, "tape", "bitarchive"):
         (home / "config" / name).mkdir(parents=True)
     with RcloneS3(home / "store") as plain:
         stack = AirflowStack(
@@ -51,7 +51,7 @@ def running_rig(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rig]:
         secrets = [plain.secret_key, stack._memory.jwt_secret]
         with CommandLines(secrets) as commands, stack:
             stack.import_pools(PROJECT / "include/config/pools.json")
-            for dag_id in (DAG_ID, "tape_backup"):
+            for dag_id in (DAG_ID, "tape_backup", "bitarchive_batch", "minidvodb_copy"):
                 stack.wait_for_dag(dag_id, timeout_s=120)
                 stack.unpause(dag_id)
             yield Rig(stack, plain, home, ledger_url, commands, secrets)
@@ -67,12 +67,13 @@ def rig(running_rig: Rig) -> Iterator[Rig]:
 
 def _dags_without_a_clock(directory: Path) -> Path:
     """The DAGs as they are, but started by the tests alone: a run at the full hour would drain their disks too."""
-    text = (PROJECT / "dags" / "drain.py").read_text()
-    scheduled = 'schedule="@hourly"'
-    assert text.count(scheduled) == 1
     directory.mkdir()
-    (directory / "drain.py").write_text(text.replace(scheduled, "schedule=None"))
-    shutil.copy(PROJECT / "dags" / "tape_backup.py", directory)
+    for name, scheduled in (("drain.py", 'schedule="@hourly"'), ("minidvodb_copy.py", 'schedule="*/15 * * * *"')):
+        text = (PROJECT / "dags" / name).read_text()
+        assert text.count(scheduled) == 1
+        (directory / name).write_text(text.replace(scheduled, "schedule=None"))
+    for name in ("tape_backup.py", "bitarchive_batch.py"):
+        shutil.copy(PROJECT / "dags" / name, directory)
     return directory
 
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 import fcntl
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from custody.bitarchive.config import Replica
 from custody.bitarchive.names import check_name
+from custody.bitarchive.signatures import Signatures
 from custody.faults import Fault, FaultKind, os_errors_as_faults
 from custody.ledger.store import disk_place
 from custody.publish import fsync_directory
@@ -30,16 +32,46 @@ class ChecksumReplica:
     """See the module.
 
     :param path: the file; made where it is not there yet.
+    :param signing_key: its lines are signed with it, in ``FILE.sig``; None: they are not.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, signing_key: Path | None = None) -> None:
         self.path = path
+        self._signatures = Signatures(path, signing_key) if signing_key else None
+
+    @classmethod
+    def of(cls, replica: Replica) -> ChecksumReplica:
+        """That of a configured replica. Faults: CONFIG where its key cannot be read."""
+        assert replica.file is not None
+        return cls(replica.file, replica.signing_key)
 
     def read(self) -> Checksums:
-        """Every checksum. Faults: DATA where one name has two, CONFIG where there is no file."""
+        """Every checksum. Faults: DATA where one name has two, or a line is unsigned; CONFIG where there is no file."""
         with os_errors_as_faults(str(self.path)):
-            text = self.path.read_text("utf-8", "backslashreplace")
-        return self._parse(text)
+            content = self.path.read_bytes()
+        return self._checked(content)
+
+    def _checked(self, content: bytes) -> Checksums:
+        if self._signatures:
+            self._signatures.check(content)
+        return self._parse(content.decode("utf-8", "backslashreplace"))
+
+    def sign(self, md5_of: Callable[[str], str | None]) -> int:
+        """Sign the list as it stands, if every line agrees with the catalogue; returns how many lines there are.
+
+        Faults: CONFIG where it has no key, DATA where a line is not that of the catalogue.
+        """
+        if self._signatures is None:
+            raise Fault(FaultKind.CONFIG, str(self.path), "has no signing_key", next_command="set it in the replica")
+        with os_errors_as_faults(str(self.path)), self._alone():
+            content = self.path.read_bytes()
+            found = self._parse(content.decode("utf-8", "backslashreplace"))
+            for name, md5 in found.md5.items():
+                if md5_of(name) != md5:
+                    reason = f"says that the md5 of {name} is {md5}, and the catalogue does not; nothing was signed"
+                    raise Fault(FaultKind.DATA, str(self.path), reason, next_command="take the line out by hand")
+            self._signatures.sign(content)
+        return len(found.md5)
 
     def _parse(self, text: str) -> Checksums:
         found: dict[str, str] = {}
@@ -57,15 +89,17 @@ class ChecksumReplica:
         """Add a checksum, durably; the same again is done already. Faults: CONFLICT where the name has another."""
         check_name(name)
         with os_errors_as_faults(str(self.path)), self._alone() as descriptor:
-            text = self.path.read_text("utf-8", "backslashreplace")
-            known = self._parse(text).md5.get(name)
+            content = self.path.read_bytes()
+            known = self._checked(content).md5.get(name)
             if known == md5:
                 return
             if known is not None:
                 raise Fault(FaultKind.CONFLICT, f"{self.path}: {name}", f"is on record with md5 {known}, not {md5}")
             line = f"{name}##{md5}\n"
-            if text and not text.endswith("\n"):
+            if content and not content.endswith(b"\n"):
                 line = "\n" + line
+            if self._signatures:
+                self._signatures.sign(content + line.encode())
             os.write(descriptor, line.encode())
             os.fsync(descriptor)
 

@@ -85,13 +85,18 @@ class Node(_Strict):
 
 
 class Replica(_Strict):
-    """One whole copy of the archive, or of its checksums."""
+    """One whole copy of the archive, or of its checksums.
+
+    :param file: of a checksum replica: its list.
+    :param signing_key: of a checksum replica: an Ed25519 private key (PEM); its lines are signed then.
+    """
 
     id: str
     name: str
     type: ReplicaType = ReplicaType.BITARCHIVE
     nodes: tuple[Node, ...] = ()
     file: Path | None = None
+    signing_key: Path | None = None
 
     @field_validator("id", "name")
     @classmethod
@@ -103,8 +108,8 @@ class Replica(_Strict):
         if self.type is ReplicaType.CHECKSUM:
             if self.nodes or self.file is None:
                 raise ValueError("a checksum replica has a file (its list of checksums) and no nodes")
-        elif not self.nodes or self.file:
-            raise ValueError("a bitarchive replica has nodes and no file")
+        elif not self.nodes or self.file or self.signing_key:
+            raise ValueError("a bitarchive replica has nodes, and neither a file nor a signing_key")
         names = [node.name for node in self.nodes]
         if len(set(names)) < len(names):
             raise ValueError("two of its nodes have one name")
@@ -140,6 +145,7 @@ class ArchiveConfig(_Strict):
     :param workers: files worked on at a time in one task.
     :param verify_after: read every file again after the job had it, and compare it with the catalogue.
     :param index_processes: files indexed at a time; None: one for each core.
+    :param approvers: who may say that a changed file is replaced; empty: whoever reaches the page or the command.
     :param min_space_left: a node with less free bytes takes no uploads.
     """
 
@@ -156,6 +162,7 @@ class ArchiveConfig(_Strict):
     workers: int = Field(default=2, ge=1, le=256)
     min_space_left: Size = 2 * 1000**3
     verify_after: bool = False
+    approvers: tuple[str, ...] = ()
     cache_max_size: Size | None = None
     index_processes: int | None = Field(default=None, ge=1, le=64)
     queue: str | None = None

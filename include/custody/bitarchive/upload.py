@@ -170,8 +170,7 @@ class _Work:
         return UploadState.UPLOAD_FAILED
 
     def _to_checksums(self, replica: Replica) -> None:
-        assert replica.file is not None
-        keeper = ChecksumReplica(replica.file)
+        keeper = ChecksumReplica.of(replica)
         md5 = self._expected.digests["md5"]
         if self._state(replica)[0] is not UploadState.UPLOAD_COMPLETED:
             self._write(replica, UploadState.UPLOAD_STARTED)

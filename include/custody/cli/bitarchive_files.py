@@ -7,8 +7,9 @@ from pathlib import Path
 
 import click
 
-from custody.bitarchive import get, preserve
+from custody.bitarchive import catalogue, get, mend, preserve
 from custody.bitarchive.archive import Archive
+from custody.bitarchive.checksum_replica import ChecksumReplica
 from custody.bitarchive.config import Replica, ReplicaType
 from custody.bitarchive.states import ChecksumStatus
 from custody.bitarchive.upload import upload as upload_files
@@ -131,7 +132,7 @@ def upload_missing(archive_name: str, replica_name: str, names: tuple[str, ...])
     archive = Archive.open(archive_name)
     (replica,) = _replicas(archive, replica_name)
     wanted = names or preserve.find_missing(archive, replica, who=run_name()).missing
-    answers = preserve.upload_missing(archive, replica, wanted, who=run_name())
+    answers = mend.upload_missing(archive, replica, wanted, who=run_name())
     for name, reason in answers.items():
         click.echo(f"{name}: {reason or 'brought back and proven'}")
     failed = sum(map(bool, answers.values()))
@@ -151,8 +152,25 @@ def correct(archive_name: str, replica_name: str, name: str, wrong_md5: str, yes
     (replica,) = _replicas(archive, replica_name)
     if not yes and not click.confirm(f"Replace {name} in replica {replica.id} by a good copy of another replica?"):
         raise Fault(FaultKind.CANCELLED, name, "nothing was done")
-    aside = preserve.correct(archive, replica, name, wrong_md5, approved_by=run_name(), who=run_name())
+    aside = mend.correct(archive, replica, name, wrong_md5, approved_by=run_name(), who=run_name())
     click.echo(f"{name}: replaced and proven; the changed file is {aside} in atticdir")
+
+
+@check.command()
+@click.argument("archive_name", metavar="ARCHIVE")
+@click.argument("replica_name", metavar="REPLICA")
+def sign(archive_name: str, replica_name: str) -> None:
+    """Sign the list of a checksum REPLICA as it stands, if every line agrees with the catalogue."""
+    archive = Archive.open(archive_name)
+    (replica,) = _replicas(archive, replica_name)
+    if replica.type is not ReplicaType.CHECKSUM:
+        raise Fault(FaultKind.CONFIG, f"replica {replica.id}", "holds files; only lists of checksums are signed")
+
+    def md5_of(name: str) -> str | None:
+        known = catalogue.find(archive, name)
+        return known.fixity.digests["md5"] if known else None
+
+    click.echo(f"replica {replica.id}: {ChecksumReplica.of(replica).sign(md5_of)} lines are signed")
 
 
 @check.command()

@@ -6,11 +6,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
-from airflow.providers.standard.operators.hitl import HITLOperator
 from airflow.sdk import BaseBranchOperator, Context
 from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
 
-from custody.bitarchive import preserve, upload
+from custody.bitarchive import mend, preserve, upload
 from custody.bitarchive.archive import Archive
 from custody.bitarchive.config import Replica, ReplicaType
 from custody.bitarchive.index.build import Indexes
@@ -19,6 +18,7 @@ from custody.bitarchive.states import ChecksumStatus
 from custody.faults import Fault, FaultKind
 from custody_airflow.operators.bitarchive import archive_of
 from custody_airflow.operators.common import CustodyOperator, faults_as_outcomes, run_of
+from custody_airflow.operators.questions import QuestionOperator
 
 MAX_QUESTIONS = 1000  # Airflow maps at most 1024; the next run asks for the rest
 
@@ -110,7 +110,7 @@ class BringBackOperator(CustodyOperator):
         missing = preserve.find_missing(archive, replica, who=run_of(context)).missing
         if context["params"]["dry_run"]:
             raise AirflowSkipException(f"dry run: {len(missing)} files are missing in {replica.id}; nothing was done")
-        answers = preserve.upload_missing(archive, replica, missing, who=run_of(context))
+        answers = mend.upload_missing(archive, replica, missing, who=run_of(context))
         failed = {name: reason for name, reason in answers.items() if reason}
         for name, reason in failed.items():
             self.log.error("%s: %s", name, reason)
@@ -145,7 +145,7 @@ class FindChangedOperator(CustodyOperator):
         return questions[:MAX_QUESTIONS]
 
 
-class CorrectOperator(CustodyOperator, HITLOperator):
+class CorrectOperator(CustodyOperator, QuestionOperator):
     """Ask a person whether a changed file may be replaced by a good copy; the changed one goes to the attic.
 
     :param finding: replica, name and md5 of the changed file.
@@ -156,7 +156,7 @@ class CorrectOperator(CustodyOperator, HITLOperator):
     inherits_from_skipmixin: ClassVar[bool] = False
 
     def __init__(self, *, finding: dict[str, str], **kwargs: Any) -> None:
-        super().__init__(subject="", options=[self.REPLACE, self.LEAVE], **kwargs)
+        super().__init__(options=[self.REPLACE, self.LEAVE], **kwargs)
         self.finding = finding
 
     def execute(self, context: Context) -> Any:
@@ -166,27 +166,26 @@ class CorrectOperator(CustodyOperator, HITLOperator):
             raise AirflowSkipException(
                 f"dry run: {finding['name']} in {finding['replica']} is corrupt; nothing was done"
             )
-        self.subject = f"Replace {finding['name']} in replica {finding['replica']}?"
-        self.body = (
+        body = (
             f"The vote says that `{finding['name']}` in replica **{finding['replica']}** is corrupt: its md5 is now "
             f"`{finding['md5']}`. It would be moved to `atticdir`, and a copy of another replica, read whole and equal "
             "to the catalogue, put in its place."
         )
-        return HITLOperator.execute(self, context)
+        self.ask(context, f"Replace {finding['name']} in replica {finding['replica']}?", body)
 
     def execute_complete(self, context: Context, event: dict[str, Any]) -> Any:
         """Do what the person said."""
-        answer = HITLOperator.execute_complete(self, context, event)
-        by = (answer["responded_by_user"] or {}).get("name", "nobody")
-        if answer["chosen_options"] != [self.REPLACE]:
-            raise AirflowSkipException(f"{by} said: {self.LEAVE.lower()}")
+        said = self.answer(context, event)
+        if said is None:
+            self.wait_on()
+        if said.option != self.REPLACE:
+            raise AirflowSkipException(f"{said.by} said: {self.LEAVE.lower()}")
         with faults_as_outcomes():
             archive = archive_of(context)
             (replica,) = _replicas(archive, self.finding["replica"])
-            aside = preserve.correct(
-                archive, replica, self.finding["name"], self.finding["md5"], approved_by=by, who=run_of(context)
-            )
-        self.log.info("%s: replaced and proven; the changed file is %s in atticdir", self.finding["name"], aside)
+            name, md5 = self.finding["name"], self.finding["md5"]
+            aside = mend.correct(archive, replica, name, md5, approved_by=said.by, who=run_of(context))
+        self.log.info("%s: replaced and proven; the changed file is %s in atticdir", name, aside)
         return {"attic": aside}
 
 
@@ -198,9 +197,8 @@ class BuildIndexOperator(CustodyOperator):
         archive, params = archive_of(context), context["params"]
         if not params["job_ids"]:
             raise Fault(FaultKind.CONFIG, "job_ids", "names no job")
-        found = Indexes(archive, params["replica"]).get(
-            Kind(params["index_kind"]), params["job_ids"], allow_partial=params["allow_partial"]
-        )
+        indexes = Indexes(archive, params["replica"], processes=params["index_processes"])
+        found = indexes.get(Kind(params["index_kind"]), params["job_ids"], allow_partial=params["allow_partial"])
         self.log.info("%s, sha256 %s", found.item.path, found.item.sha256)
         if found.missing:
             self.log.warning("PARTIAL: no data of jobs %s", ", ".join(map(str, found.missing)))

@@ -121,7 +121,16 @@ PARAMS = {
         type="string",
         enum=[str(kind) for kind in Kind if not kind.is_of_one_job],
         title="Index: kind",
-        description="Full (CDXJ, for the viewer), CDX of the metadata, or for deduplication.",
+        description="Full (CDXJ, for the viewer, or as Parquet), CDX of the metadata, or for deduplication.",
+        section="Index",
+    ),
+    "index_processes": Param(
+        None,
+        type=["null", "integer"],
+        minimum=1,
+        maximum=64,
+        title="Index: processes",
+        description="Files indexed at a time; empty: as configured, else one for each core.",
         section="Index",
     ),
     "allow_partial": Param(

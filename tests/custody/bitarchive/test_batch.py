@@ -291,6 +291,7 @@ def test_files_are_compared_with_the_catalogue_after_the_job_where_that_is_asked
     assert "is not what the catalogue says" in next(accounts.lines(site.archive, found.batch.id)).message
 
 
+@pytest.mark.slow
 def test_a_job_that_hangs_is_ended_for_that_file_only(site: Site) -> None:
     text = """
         import time
@@ -389,6 +390,7 @@ def test_files_are_bucketed_by_bytes_and_node(site: Site) -> None:
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
 def test_a_run_that_is_ended_takes_its_job_with_it_at_once(site: Site, how: signal.Signals) -> None:
     mark = f"custody-mark-{os.getpid()}-{how}"
@@ -434,6 +436,7 @@ def run_all_of(site: Site, batch_id: int) -> str:
     """)
 
 
+@pytest.mark.slow
 def test_a_run_that_was_killed_goes_on_and_ends_with_the_same_bytes(site: Site) -> None:
     slow = HOOKS.replace('print("printed', 'import time; time.sleep(0.4); print("printed')
     expected = site.run(site.job(slow), key="whole")

@@ -19,6 +19,8 @@ from custody.bitarchive.config import Isolation, Limits
 from custody.bitarchive.states import BatchState, FileState
 from custody.faults import Fault, FaultKind
 
+pytestmark = pytest.mark.slow  # each is a sandbox, or a time that runs out
+
 EVIL = {
     "delete": """
         import os, glob

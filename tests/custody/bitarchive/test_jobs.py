@@ -121,6 +121,7 @@ def test_filters(files: list[Path], chosen: RecordFilter, count: int) -> None:
     assert len(run(Count(chosen), files)) == count
 
 
+@pytest.mark.slow
 def test_every_job_of_the_library_runs_in_the_sandbox(site: Site) -> None:
     arguments = {"URLsearch": [".*"], "MimeSearch": [".*"], "UrlAndMimeSearch": [".*", ".*"]}
     arguments["HarvestedUrlsForDomainBatchJob"] = ["museum.example"]

@@ -10,10 +10,11 @@ import sqlalchemy as sa
 
 from bitarchive_samples import sample
 from bitarchive_site import Site
-from custody.bitarchive import preserve, upload
+from custody.bitarchive import mend, preserve, upload
 from custody.bitarchive.config import Replica
-from custody.bitarchive.preserve import CorrectFacts, may_correct, vote
+from custody.bitarchive.mend import CorrectFacts, may_correct
 from custody.bitarchive.states import ChecksumStatus
+from custody.bitarchive.votes import vote
 from custody.digests import Fixity, read_file
 from custody.faults import Fault, FaultKind
 from custody.ledger.tables import event
@@ -107,16 +108,16 @@ def test_what_is_missing_is_brought_back_from_a_good_copy(full: Site) -> None:
     path = copy_in(full, "TWO")
     content = path.read_bytes()
     path.unlink()
-    assert preserve.upload_missing(full.archive, replica(full, "TWO"), [NAME], who="test") == {NAME: ""}
+    assert mend.upload_missing(full.archive, replica(full, "TWO"), [NAME], who="test") == {NAME: ""}
     assert path.read_bytes() == content
-    again = preserve.upload_missing(full.archive, replica(full, "TWO"), [NAME], who="test")
+    again = mend.upload_missing(full.archive, replica(full, "TWO"), [NAME], who="test")
     assert "is not missing" in again[NAME]
 
 
 def test_a_spoilt_copy_is_never_spread(full: Site) -> None:
     copy_in(full, "TWO").unlink()
     spoil(copy_in(full, "ONE"))
-    (reason,) = preserve.upload_missing(full.archive, replica(full, "TWO"), [NAME], who="test").values()
+    (reason,) = mend.upload_missing(full.archive, replica(full, "TWO"), [NAME], who="test").values()
     assert "no other replica has a good copy" in reason
     assert not (full.root / "far" / "filedir" / NAME).exists()
 
@@ -136,7 +137,7 @@ def test_a_changed_file_is_found_and_replaced_and_kept_in_the_attic(full: Site) 
     found = preserve.find_changed(full.archive, replica(full, "TWO"), who="test")
     assert (found.statuses, found.wrong) == ({NAME: CORRUPT}, {NAME: wrong})
     assert any(line.state == "lost" for line in full.archive.ledger.where_is(NAME))
-    aside = preserve.correct(full.archive, replica(full, "TWO"), NAME, wrong, approved_by="Ada", who="test")
+    aside = mend.correct(full.archive, replica(full, "TWO"), NAME, wrong, approved_by="Ada", who="test")
     assert path.read_bytes() == copy_in(full, "ONE").read_bytes()
     assert (full.root / "far" / "atticdir" / aside).read_bytes() == content
     assert check_all(full) == {"ONE": OK, "TWO": OK, "THREE": OK}
@@ -145,7 +146,9 @@ def test_a_changed_file_is_found_and_replaced_and_kept_in_the_attic(full: Site) 
     assert [row.detail["approved_by"] for row in rows] == ["Ada", "Ada"]
 
 
-@pytest.mark.parametrize("case", ["nobody agreed", "another checksum", "it is good", "no good copy", "it is gone"])
+@pytest.mark.parametrize(
+    "case", ["nobody agreed", "somebody else agreed", "another checksum", "it is good", "no good copy", "it is gone"]
+)
 def test_nothing_is_replaced_unless_every_fact_allows_it(full: Site, case: str) -> None:
     check_all(full)
     path = copy_in(full, "TWO")
@@ -154,10 +157,12 @@ def test_nothing_is_replaced_unless_every_fact_allows_it(full: Site, case: str) 
         spoil(copy_in(full, "ONE"))
     if case == "it is gone":
         path.unlink()
+    if case == "somebody else agreed":
+        full.reconfigure(approvers=["Bob", "Eve"])
     preserve.find_changed(full.archive, replica(full, "TWO"), who="test")
     before = full.digests()
     with pytest.raises(Fault) as caught:
-        preserve.correct(
+        mend.correct(
             full.archive,
             replica(full, "TWO"),
             NAME,
@@ -172,12 +177,12 @@ def test_nothing_is_replaced_unless_every_fact_allows_it(full: Site, case: str) 
 
 def test_the_facts_must_all_agree() -> None:
     good, bad = Fixity(3, {"md5": "g"}), Fixity(3, {"md5": "b"})
-    for found, stated, status, copy, person in product(
-        (None, good, bad), ("g", "b"), ChecksumStatus, (None, good, bad), ("", "Ada")
+    for found, stated, status, copy, person, approvers in product(
+        (None, good, bad), ("g", "b"), ChecksumStatus, (None, good, bad), ("", "Ada"), ((), ("Ada",), ("ada", "Bob"))
     ):
-        verdict = may_correct(CorrectFacts(good, stated, found, status, copy, person))
-        expected = (found, stated, status, copy, person) == (bad, "b", CORRUPT, good, "Ada")
-        assert verdict.allowed is expected
+        verdict = may_correct(CorrectFacts(good, stated, found, status, copy, person, approvers))
+        all_agree = (found, stated, status, copy, person) == (bad, "b", CORRUPT, good, "Ada")
+        assert verdict.allowed is (all_agree and approvers != ("ada", "Bob"))
 
 
 def test_a_death_between_attic_and_new_copy_is_mended_as_missing(full: Site, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -191,10 +196,10 @@ def test_a_death_between_attic_and_new_copy_is_mended_as_missing(full: Site, mon
     with monkeypatch.context() as patched:
         patched.setattr("custody.bitarchive.nodes.LocalNode.put", die)
         with pytest.raises(SystemExit):
-            preserve.correct(full.archive, replica(full, "TWO"), NAME, wrong, approved_by="Ada", who="test")
+            mend.correct(full.archive, replica(full, "TWO"), NAME, wrong, approved_by="Ada", who="test")
     assert not path.exists()
     missing = preserve.find_missing(full.archive, replica(full, "TWO"), who="test").missing
     assert missing == (NAME,)
-    assert preserve.upload_missing(full.archive, replica(full, "TWO"), missing, who="test") == {NAME: ""}
+    assert mend.upload_missing(full.archive, replica(full, "TWO"), missing, who="test") == {NAME: ""}
     assert path.read_bytes() == copy_in(full, "ONE").read_bytes()
     assert len(list((full.root / "far" / "atticdir").iterdir())) == 1

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import os
 import shutil
 import socket
+import ssl
+import stat
 import subprocess
 import sys
 import time
@@ -16,6 +20,8 @@ from typing import Any
 import httpx
 import pytest
 import yaml
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from starlette.testclient import TestClient
 
 from bitarchive_samples import PAGES, arc_record, http, sample, version_block, write_sample
@@ -23,6 +29,7 @@ from bitarchive_site import FILES, Site
 from custody.bitarchive import catalogue
 from custody.bitarchive.viewer import COMMAND_HOSTS, server
 from custody.bitarchive.viewer.app import make_app
+from custody.bitarchive.viewer.authority import Authority
 from custody.bitarchive.viewer.commands import Commands
 from custody.faults import Fault
 
@@ -240,12 +247,18 @@ def choose(viewer: Viewer, *jobs: int) -> None:
     assert answer.status_code == 303, answer.text
 
 
-def test_pages_are_replayed_by_pywb_on_our_index(viewer: Viewer) -> None:
+@pytest.mark.slow
+def believing(viewer: Viewer, directory: Path) -> ssl.SSLContext:
+    """A browser that was told to believe the viewer's authority, and nobody else."""
+    path = directory / "certificate.pem"
+    path.write_bytes(httpx.get(f"{viewer.url}/certificate.pem", trust_env=False).content)
+    return ssl.create_default_context(cafile=str(path))
+
+
+def test_pages_are_replayed_by_pywb_on_our_index(viewer: Viewer, tmp_path: Path) -> None:
     choose(viewer, 1, 2)
-    with httpx.Client(proxy=viewer.url, trust_env=False) as browser:
+    with httpx.Client(proxy=viewer.url, trust_env=False, verify=believing(viewer, tmp_path)) as browser:
         for url, mime, body in PAGES:
-            if url.startswith("https:"):
-                continue
             answer = browser.get(url)
             assert (answer.status_code, answer.content) == (200, body), url
             assert answer.headers["content-type"].startswith(mime)
@@ -256,18 +269,57 @@ def test_pages_are_replayed_by_pywb_on_our_index(viewer: Viewer) -> None:
     assert (page.status_code, "<h1>museum</h1>" in page.text) == (200, True)
 
 
+@pytest.mark.slow
+def test_an_https_host_is_the_viewer_itself_for_everyone_on_their_own(viewer: Viewer, tmp_path: Path) -> None:
+    context = believing(viewer, tmp_path)
+    found = {}
+    for name in ("ada", "bob"):
+        proxy = httpx.Proxy(viewer.url, auth=(name, "x"))
+        with httpx.Client(proxy=proxy, trust_env=False, verify=context) as browser:
+            if name == "ada":
+                browser.get(f"https://{HOST}/startRecordingURIs?returnURL=/")
+            assert browser.get("https://lost.example/a?b").status_code == 404
+            assert browser.get("https://[2001:db8::1]/").status_code == 404
+            found[name] = browser.get(f"https://{HOST}/getRecordedURIs").text
+            assert "unknown" in browser.get(f"https://{HOST}/none").text.lower()
+    assert found == {"ada": "https://[2001:db8::1]/\nhttps://lost.example/a?b\n", "bob": ""}
+    with httpx.Client(proxy=viewer.url, trust_env=False) as stranger, pytest.raises(httpx.ConnectError, match="CERT"):
+        stranger.get("https://lost.example/")
+    for head in (b"CONNECT / HTTP/1.1\r\n\r\n", b"CONNECT a b HTTP/1.1\r\n\r\n", b"CONNECT " + b"a" * 20_000):
+        with socket.create_connection(("127.0.0.1", viewer.port), timeout=10) as raw:
+            raw.sendall(head)
+            assert raw.recv(100).startswith(b"HTTP/1.1 400")
+    assert httpx.get(f"{viewer.url}/getStatus", trust_env=False).status_code == 200
+
+
+def test_the_authority_stays_over_a_restart_and_its_key_is_nobody_s(tmp_path: Path) -> None:
+    one = Authority(tmp_path / "ca")
+    again = Authority(tmp_path / "ca")
+    assert one.certificate_path.read_bytes() == again.certificate_path.read_bytes()
+    assert stat.S_IMODE((tmp_path / "ca" / "key.pem").stat().st_mode) == 0o600
+    (tmp_path / "ca" / "key.pem").write_text("no key")
+    with pytest.raises(Fault, match="is damaged. Next: rm -r"):
+        Authority(tmp_path / "ca")
+
+
 @pytest.mark.skipif(not shutil.which("chromium"), reason="chromium is not installed")
 def test_a_real_browser_shows_a_page_and_what_is_missing_is_recorded(viewer: Viewer, tmp_path: Path) -> None:
     choose(viewer, 1, 2)
+    pem = httpx.get(f"{viewer.url}/certificate.pem", trust_env=False).content
+    key = x509.load_pem_x509_certificate(pem).public_key()
+    public = key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+    pin = base64.b64encode(hashlib.sha256(public).digest()).decode()  # the browser believes whom this key vouches for
 
     def browse(url: str) -> str:
         argv = ["chromium", "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"]
         argv += [f"--user-data-dir={tmp_path / 'profile'}", f"--proxy-server=127.0.0.1:{viewer.port}"]
+        argv += [f"--ignore-certificate-errors-spki-list={pin}"]
         argv += ["--disable-background-networking", "--disable-component-update", "--no-first-run", "--dump-dom", url]
         done = subprocess.run(argv, capture_output=True, timeout=120, check=False)
         return done.stdout.decode("utf-8", "replace")
 
     assert "<h1>museum</h1>" in browse("http://www.museum.example/")
+    assert "WARC/0.9 is not here" in browse("https://archive.example/list.txt")
     httpx.get(f"{viewer.url}/startRecordingURIs", params={"returnURL": "/"}, trust_env=False)
     assert "Can't find URL: http://www.museum.example/lost" in browse("http://www.museum.example/lost")
     recorded = httpx.get(f"{viewer.url}/getRecordedURIs", trust_env=False).text

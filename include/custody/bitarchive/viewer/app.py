@@ -17,22 +17,24 @@ import httpx
 from starlette.applications import Starlette
 from starlette.concurrency import iterate_in_threadpool, run_in_threadpool
 from starlette.requests import Request
-from starlette.responses import PlainTextResponse, RedirectResponse, Response, StreamingResponse
+from starlette.responses import FileResponse, PlainTextResponse, RedirectResponse, Response, StreamingResponse
 from starlette.routing import Route
 
 from custody.bitarchive.index.lookup import Lookup
 from custody.bitarchive.viewer import COMMAND_HOSTS
 from custody.bitarchive.viewer.commands import Answer, Commands, WrongParameter
+from custody.bitarchive.viewer.tunnel import authorization_of
 from custody.faults import Fault, FaultKind
 
 _KEPT_HEADERS = ("content-type", "content-encoding", "content-language", "location", "memento-datetime")
 _ORIGINAL = "x-archive-orig-"
 
 
-def make_app(commands: Commands, pywb_url: str) -> Starlette:
+def make_app(commands: Commands, pywb_url: str, certificate: Path | None = None) -> Starlette:
     """The application.
 
     :param pywb_url: where pywb listens, as seen from here.
+    :param certificate: of the viewer's authority, handed out at ``/certificate.pem`` for browsers.
     """
 
     @asynccontextmanager
@@ -46,6 +48,8 @@ def make_app(commands: Commands, pywb_url: str) -> Starlette:
         user = _user_of(request)
         if host is not None and host not in COMMAND_HOSTS:
             return await _page(request.app.state.client, commands, pywb_url, user, url)
+        if certificate is not None and path == "/certificate.pem":
+            return FileResponse(certificate, media_type="application/x-x509-ca-cert")
         return await run_in_threadpool(_command, commands, request, user, path)
 
     return Starlette(routes=[Route("/{rest:path}", serve, methods=["GET", "HEAD"])], lifespan=lifespan)
@@ -62,13 +66,16 @@ def _asked_for(request: Request) -> tuple[str | None, str, str]:
         named, raw = parts.netloc, parts.path or "/"
     host = named.rpartition(":")[0] if named.rpartition(":")[2].isdigit() else named
     is_own = host in {own[0], "localhost", "127.0.0.1", "[::1]"} and named.endswith(f":{own[1]}")
-    url = f"http://{named}{raw}" + (f"?{query}" if query else "")
+    url = f"{request.scope['scheme']}://{named}{raw}" + (f"?{query}" if query else "")
     return (None if is_own or not host else host.lower()), url, raw
 
 
 def _user_of(request: Request) -> str:
     """Who asks: the name given to the proxy, else the address."""
-    kind, _, text = request.headers.get("proxy-authorization", "").partition(" ")
+    said = authorization_of(request.scope)
+    if said is None:
+        said = request.headers.get("proxy-authorization", "")
+    kind, _, text = said.partition(" ")
     if kind.lower() == "basic":
         try:
             return "name:" + base64.b64decode(text, validate=True).decode().partition(":")[0]

@@ -16,7 +16,9 @@ from pathlib import Path
 from custody.bitarchive.archive import Archive
 from custody.bitarchive.environment import CONFIG, make_environment
 from custody.bitarchive.viewer.app import make_app
+from custody.bitarchive.viewer.authority import Authority
 from custody.bitarchive.viewer.commands import Commands
+from custody.bitarchive.viewer.tunnel import tunnelling
 from custody.faults import Fault, FaultKind, os_errors_as_faults
 from custody.host import end_group
 from custody.publish import write_atomic
@@ -97,9 +99,9 @@ def serve(archive: Archive, *, host: str, port: int, pywb_port: int, replay_url:
     """
     import uvicorn
 
-    program = find_pywb(archive)
+    program, authority = find_pywb(archive), Authority(home_of(archive) / "ca")
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     with running_pywb(archive, program, host, pywb_port, port):
         commands = Commands(archive, home_of(archive), replay_url or f"http://{host}:{pywb_port}")
-        app = make_app(commands, f"http://127.0.0.1:{pywb_port}")
-        uvicorn.run(app, host=host, port=port, http="httptools", log_level="warning", access_log=False)
+        app = make_app(commands, f"http://127.0.0.1:{pywb_port}", authority.certificate_path)
+        uvicorn.run(app, host=host, port=port, http=tunnelling(authority), log_level="warning", access_log=False)
