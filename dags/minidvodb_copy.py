@@ -71,18 +71,20 @@ def minidvodb_copy():
     load = LoadCopiesOperator(task_id="load")
 
     @task_group
-    def copy(copy_id: int):
+    def copy(copy_ids: list[int]):
         chain(
-            PreflightCopyOperator(task_id="preflight", copy_id=copy_id, map_index_template=BY_COPY),
-            CopyDirectoryOperator(task_id="transfer", copy_id=copy_id, map_index_template=BY_COPY, pool="custody_copy"),
-            VerifyCopyOperator(task_id="verify", copy_id=copy_id, map_index_template=BY_COPY, pool="custody_copy"),
-            PublishCopyOperator(task_id="publish", copy_id=copy_id, map_index_template=BY_COPY),
+            PreflightCopyOperator(task_id="preflight", copy_ids=copy_ids, map_index_template=BY_COPY),
+            CopyDirectoryOperator(
+                task_id="transfer", copy_ids=copy_ids, map_index_template=BY_COPY, pool="custody_copy"
+            ),
+            VerifyCopyOperator(task_id="verify", copy_ids=copy_ids, map_index_template=BY_COPY, pool="custody_copy"),
+            PublishCopyOperator(task_id="publish", copy_ids=copy_ids, map_index_template=BY_COPY),
         )
 
     report = ReportCopiesOperator(task_id="report", trigger_rule=TriggerRule.ALL_DONE)
 
     chain(choose, [audit, queue])
-    chain(queue, load, copy.expand(copy_id=load.output), report)
+    chain(queue, load, copy.expand(copy_ids=load.output), report)
 
 
 minidvodb_copy()

@@ -90,10 +90,11 @@ def glance(ledger: Ledger, copy_id: int, *, reach: Reach = reach_locally) -> str
     copy = load(ledger, copy_id)
     if copy.state is not CopyState.FULL or not copy.row["fingerprint"]:
         return f"it is {copy.state}, and was not copied by us"
-    if mark_of(take_snapshot(copy.source)) != copy.row["profile"].get("source_mark"):
-        return "the database was written to since it was copied"
     with far_side(copy, reach) as far:
-        found = far.glance()
+        look_there = far.begin_glance()
+        if mark_of(take_snapshot(copy.source)) != copy.row["profile"].get("source_mark"):
+            return "the database was written to since it was copied"
+        found = look_there()
     return "" if found == copy.row["fingerprint"] else "is not there" if found is None else "was touched over there"
 
 

@@ -8,7 +8,9 @@ command is a fixed script; names travel as its arguments or on its standard inpu
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+import shlex
+import string
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path, PurePosixPath
@@ -20,6 +22,7 @@ from custody.minidvodb.codes import CopyFault, FaultCode, classify_saying, from_
 from custody.minidvodb.far_answers import mark_of, parse_digests_of_rsync, parse_digests_of_sha256sum, parse_list
 from custody.minidvodb.far_scripts import INCOMING, PRIVATE
 from custody.minidvodb.manifest import TOP, Snapshot, chunks
+from custody.minidvodb.ssh import SharedSshHost
 
 COMMAND_TIMEOUT_S = 120.0
 READ_FLOOR_BYTES_S = 5e6
@@ -216,8 +219,17 @@ class Far:
 
     def glance(self) -> str | None:
         """The fingerprint of the published copy, without reading a file; None where there is none."""
-        done = self._run(scripts.GLANCE, allow=(scripts.GONE,), timeout_s=3600)
-        return None if done.returncode == scripts.GONE else done.stdout.decode().strip()
+        return self.begin_glance()()
+
+    def begin_glance(self) -> Callable[[], str | None]:
+        """The same in two halves: what is returned waits for the answer, so that something else is done meanwhile."""
+        wait = self._begin(scripts.GLANCE, timeout_s=3600, allow=(scripts.GONE,))
+
+        def answer() -> str | None:
+            done = wait()
+            return None if done.returncode == scripts.GONE else done.stdout.decode().strip()
+
+        return answer
 
     def publish(self, fingerprint: str, *, replace: bool) -> Published:
         """Let the verified copy appear under its name, if it is still the one with this fingerprint.
@@ -225,14 +237,10 @@ class Far:
         :param replace: whether what has the name may be set aside.
         """
         word = "replace" if replace else "keep"
-        done = self._run(
-            scripts.PUBLISH, fingerprint, word, timeout_s=3600, allow=(scripts.GONE, scripts.TAKEN, scripts.CHANGED)
-        )
+        done = self._run(scripts.PUBLISH, fingerprint, word, timeout_s=3600, allow=tuple(_REFUSALS))
         if done.returncode == 0:
             return Published.ALREADY if done.stdout.rstrip().endswith(b"already") else Published.RENAMED
-        return {scripts.GONE: Published.GONE, scripts.TAKEN: Published.TAKEN, scripts.CHANGED: Published.CHANGED}[
-            done.returncode
-        ]
+        return _REFUSALS[done.returncode]
 
     def taken(self) -> CopyFault:
         """The fault of something else under the final name."""
@@ -256,7 +264,14 @@ class Far:
     def writer(self, argv: list[str]) -> list[str]:
         """The argument vector over there of a program that writes; it runs in the staging directory."""
         arguments = ["custody", str(self.path), self.name, self.stage]
-        return ["env", "LC_ALL=C", "sh", "-c", scripts.WRITER, *arguments, *argv]
+        return ["sh", "-c", scripts.C_LOCALE + scripts.WRITER, *arguments, *argv]
+
+    def writer_line(self, argv: list[str]) -> str:
+        """The same for rsync, which hands it to the login shell over there: on one line, for csh has no others."""
+        _, _, script, _, *arguments = self.writer(argv)
+        plain = set(b' -./=_"$' + string.ascii_letters.encode() + string.digits.encode())
+        encoded = "".join(chr(sign) if sign in plain else f"\\0{sign:03o}" for sign in script.encode())
+        return shlex.join(["sh", "-c", 'eval "$(printf %b "$0")"', encoded, *arguments])
 
     def _run(
         self,
@@ -266,11 +281,35 @@ class Far:
         timeout_s: float = COMMAND_TIMEOUT_S,
         allow: tuple[int, ...] = (),
     ) -> Completed:
-        argv = ["env", "LC_ALL=C", "sh", "-c", script, "custody", str(self.path), self.name, self.stage, *more]
         try:
-            done = self.host.run(argv, stdin=stdin, timeout_s=timeout_s)
+            done = self.host.run(self._argv(script, more), stdin=stdin, timeout_s=timeout_s)
         except Fault as fault:
             raise from_ssh(fault) from fault
+        return self._checked(done, allow)
+
+    def _begin(
+        self, script: str, *more: str, timeout_s: float = COMMAND_TIMEOUT_S, allow: tuple[int, ...] = ()
+    ) -> Callable[[], Completed]:
+        """Start a script, and come back for its end; where that cannot be, it is run when it is asked for."""
+        if not isinstance(self.host, SharedSshHost):
+            return lambda: self._run(script, *more, timeout_s=timeout_s, allow=allow)
+        try:
+            end = self.host.start(self._argv(script, more), timeout_s=timeout_s)
+        except Fault as fault:
+            raise from_ssh(fault) from fault
+
+        def answer() -> Completed:
+            try:
+                return self._checked(end(), allow)
+            except Fault as fault:
+                raise from_ssh(fault) from fault
+
+        return answer
+
+    def _argv(self, script: str, more: Sequence[str]) -> list[str]:
+        return ["sh", "-c", scripts.C_LOCALE + script, "custody", str(self.path), self.name, self.stage, *more]
+
+    def _checked(self, done: Completed, allow: tuple[int, ...]) -> Completed:
         if done.returncode == 0 or done.returncode in allow:
             return done
         raise self.fault_of(done.returncode, done.stderr_tail)

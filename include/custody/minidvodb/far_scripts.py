@@ -10,6 +10,9 @@ INCOMING, PRIVATE = ".incoming", ".custody"
 
 MISSING, FOREIGN, CHANGED, TAKEN, GONE = 66, 67, 68, 69, 70
 
+C_LOCALE = "export LC_ALL=C\n"
+"""In front of each: names are bytes, and complaints are in the words that are known here."""
+
 # Ends whoever wrote into this staging directory before: the transfer of a worker that was killed may still run here.
 # A process group that lives keeps its number from being used again, even when its leader is gone.
 END_WRITER = """
@@ -21,6 +24,9 @@ end_writer() {
     set -- "$1" ${line##*)}
     [ "${21:-}" = "$start" ] || return 0
   fi
+  read -r line <"/proc/$$/stat"
+  set -- "$1" ${line##*)}
+  [ "$4" != "$group" ] || return 0  # the shell that this runs in wrote before
   for try in 1 2 3 4 5 6 7 8 9 10; do
     kill -0 "-$group" 2>/dev/null || return 0
     if [ "$try" -lt 5 ]; then kill -TERM "-$group" 2>/dev/null; else kill -KILL "-$group" 2>/dev/null; fi
@@ -40,7 +46,7 @@ end_writer() {
 ENTER = f"""
 cd -P -- "$1" || exit {MISSING}
 for name in {INCOMING} {PRIVATE}; do
-  mkdir -p -- "$name" || exit 1
+  [ -d "$name" ] || mkdir -p -- "$name" || exit 1
   if [ -h "$name" ] || [ ! -O "$name" ]; then echo "custody: $name is a link or is not ours" >&2; exit {FOREIGN}; fi
 done
 : >"{INCOMING}/.$3.probe" || exit 1
@@ -52,12 +58,13 @@ MARK = r"""find . -mindepth 1 -printf '%y %s %T@ %C@ %i %m %P\0%l\0' | sort -z |
 """The fingerprint of a directory; :func:`far_answers.mark_of` makes the same of what LIST prints."""
 
 WHERE = f"""
-echo "machine=$(cat /etc/machine-id 2>/dev/null || hostname)"
-echo "filesystem=$(stat -f -c %i .)"
-case $(stat -f -c %i .) in *[1-9a-f]*) ;; *) echo "source=$(df -P . 2>/dev/null | tail -n 1 | cut -d' ' -f1)" ;; esac
-stat -f -c 'space=%S %b %f %a %c %d' .
+machine=; read -r machine 2>/dev/null </etc/machine-id; echo "machine=${{machine:-$(hostname)}}"
+facts=$(stat -f -c '%i %S %b %f %a %c %d' .)
+echo "filesystem=${{facts%% *}}"
+echo "space=${{facts#* }}"
+case ${{facts%% *}} in *[1-9a-f]*) ;; *) echo "source=$(df -P . 2>/dev/null | tail -n 1 | cut -d' ' -f1)" ;; esac
 for tool in rsync tar; do command -v "$tool" >/dev/null && echo "$tool=yes"; done
-rsync --version 2>/dev/null | grep -q xxh128 && echo xxh128=yes
+case $(rsync --version 2>/dev/null) in *xxh128*) echo xxh128=yes ;; esac
 if [ -h "$2" ]; then echo target=link
 elif [ -d "$2" ]; then echo target=directory; echo "inode=$(stat -c %d:%i -- "./$2")"
 elif [ -e "$2" ]; then echo target=other; else echo target=none; fi

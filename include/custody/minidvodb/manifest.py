@@ -12,7 +12,9 @@ import os
 import posixpath
 import re
 import stat
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
+from operator import attrgetter
 from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import unquote_to_bytes
@@ -28,6 +30,7 @@ HEADER = b"custody minidvodb manifest 1\n"
 _LOCK = re.compile(rb"\..+\.lck")
 _ODD = re.compile(rb"[\x00-\x20\x7f-\xff%]")
 _BLOCK_BYTES = 1 << 20
+_KIND = 0o170000
 
 
 class Entry(NamedTuple):
@@ -51,6 +54,7 @@ class Entry(NamedTuple):
         return self.kind, self.mode, self.size_bytes, self.mtime_ns, self.target
 
 
+_entry: Callable[[tuple[object, ...]], Entry] = partial(tuple.__new__, Entry)  # half the time, 20,000 times
 Snapshot = dict[bytes, Entry]
 """Entries by path, parents before their children."""
 
@@ -74,31 +78,26 @@ def take_snapshot(root: Path) -> Snapshot:
 def _walk(root: bytes, below: bytes, found: Snapshot) -> None:
     try:
         with os.scandir(join(root, below) if below else root) as listing:
-            entries = sorted(listing, key=lambda entry: entry.name)
+            entries = sorted(listing, key=attrgetter("name"))
     except OSError as error:
         raise _unreadable(root, below, error) from error
     for entry in entries:
-        path = below + b"/" + entry.name if below else entry.name
+        name = entry.name
+        path = below + b"/" + name if below else name
         try:
-            if entry.name.endswith(b".lck") and _LOCK.fullmatch(entry.name):
+            if name[-4:] == b".lck" and _LOCK.fullmatch(name):
                 refuse_busy(Path(os.fsdecode(entry.path)))
                 continue
             status = entry.stat(follow_symlinks=False)
-            if stat.S_ISDIR(status.st_mode):
-                found[path] = Entry(DIRECTORY, path, status.st_mode & 0o7777, 0, 0)
+            mode = status.st_mode
+            kind = mode & _KIND
+            if kind == stat.S_IFREG:
+                times = status.st_mtime_ns, b"", status.st_ino, status.st_ctime_ns
+                found[path] = _entry((FILE, path, mode & 0o7777, status.st_size, *times))
+            elif kind == stat.S_IFDIR:
+                found[path] = Entry(DIRECTORY, path, mode & 0o7777, 0, 0)
                 _walk(root, path, found)
-            elif stat.S_ISREG(status.st_mode):
-                found[path] = Entry(
-                    FILE,
-                    path,
-                    status.st_mode & 0o7777,
-                    status.st_size,
-                    status.st_mtime_ns,
-                    b"",
-                    status.st_ino,
-                    status.st_ctime_ns,
-                )
-            elif stat.S_ISLNK(status.st_mode):
+            elif kind == stat.S_IFLNK:
                 target = os.readlink(entry.path)  # noqa: PTH115 - bytes
                 found[path] = Entry(LINK, path, 0, 0, 0, _inner_target(root, path, target))
             else:
@@ -170,8 +169,8 @@ def changes(before: Snapshot, after: Snapshot) -> str | None:
 
 
 def mark_of(entries: Snapshot) -> str:
-    """A word that stands for a look at a database; when anything is touched, it is another one."""
-    whole = repr([tuple(entries[path]) for path in sorted(entries)])
+    """A word that stands for a look at a database, in its order; when anything is touched, it is another one."""
+    whole = "".join(["%s %r %d %d %d %r %d %d\n" % entry for entry in entries.values()])  # noqa: UP031 - the quickest
     return hashlib.sha256(whole.encode()).hexdigest()
 
 

@@ -32,8 +32,8 @@ def preflight(work: Work) -> None:
     copy = work.copy
     _demand_own_name(work)
     holder = chain.choose(work)
-    entries = chain.manifest_from(work, holder).entries if holder else look_at_source(copy.source)
     far = work.far()
+    entries = chain.manifest_from(work, holder).entries if holder else look_at_source(copy.source)
     if isinstance(work.host, LocalHost) and Path(copy.path).resolve().is_relative_to(copy.source.resolve()):
         raise CopyFault(FaultCode.CONFIG, copy.path, f"lies inside of the database {copy.source}")
     look = far.probe()

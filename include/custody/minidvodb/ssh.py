@@ -3,24 +3,20 @@
 from __future__ import annotations
 
 import atexit
-import os
 import shutil
-import subprocess
 import tempfile
-import time
-from contextlib import suppress
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from custody.host import CONNECT_TIMEOUT_S, SshHost, SshTarget, end_group
-
-_LOOK_EVERY_S = 0.01
-_MUX_SAYINGS = (b"mux_client", b"ControlSocket", b"Control socket", b"Shared connection")
+from custody.faults import Fault, FaultKind
+from custody.host import Completed, SshHost, SshTarget, classify_ssh
+from custody.minidvodb.channel import Asked, Channel
 
 
 class SharedSshHost(SshHost):
-    """A machine over ssh whose commands share one connection until :meth:`close`.
+    """A machine over ssh whose commands go through one shell over there, until :meth:`close`.
 
-    Where the shared connection cannot be made, every command makes its own, and says what is wrong.
+    Programs that speak over ssh themselves (rsync) share its connection.
 
     :param ciphers: of ssh, the first that both know; None: ssh's own choice.
     """
@@ -29,58 +25,93 @@ class SharedSshHost(SshHost):
         super().__init__(target)
         self._address = target.host
         self._ciphers = ciphers
-        self._shared: subprocess.Popen[bytes] | None = None
-        self._tried = False
-        self._asked = 0
+        self._channel: Channel | None = None
         self.stays = False
         self._folder = Path(tempfile.mkdtemp(prefix="custody-mux-"))
         atexit.register(self.close)
 
+    @property
+    def channel(self) -> Channel:
+        """The shell over there, started where there is none. Faults: CONFIG where there is no ssh here."""
+        if self._channel is None or not self._channel.lives:
+            self.drop()
+            self._folder.mkdir(mode=0o700, exist_ok=True)
+            lead = ["setpriv", "--pdeathsig", "TERM", "--"] if shutil.which("setpriv") else []
+            master = ["-M", "-o", f"ControlPath={self._socket}"]  # it ends with us, whatever ends us
+            self._channel = Channel([*lead, *self._own_command(), *master, self._address], self.name)
+        return self._channel
+
+    def begin(self) -> None:
+        """Make the connection in the background, where there is none; the first command waits for it."""
+        assert self.channel
+
     def ssh_command(self) -> list[str]:
         """See :class:`SshHost`."""
-        own = super().ssh_command() + ([f"-oCiphers={self._ciphers}"] if self._ciphers else [])
-        self._asked += 1
-        if not self._tried and (self.stays or self._asked > 1):  # for a single command its own connection is cheaper
-            self._tried = True
-            self._share(own)
-        if self._shared and self._shared.poll() is None:
-            return [*own, "-o", f"ControlPath={self._socket}"]
-        return own
+        if self._channel and self._channel.lives and self._socket.exists():
+            return [*self._own_command(), "-o", f"ControlPath={self._socket}"]
+        return self._own_command()
 
-    def _checked(self, returncode: int, stderr: bytes) -> bytes:
-        """Where the shared connection fails ssh makes one of its own; what it says of that is no complaint."""
-        lines = stderr.splitlines(keepends=True)
-        while lines and lines[0].startswith(_MUX_SAYINGS):
-            lines.pop(0)
-        return super()._checked(returncode, b"".join(lines))
+    def _own_command(self) -> list[str]:
+        return super().ssh_command() + ([f"-oCiphers={self._ciphers}"] if self._ciphers else [])
 
-    @property
-    def _socket(self) -> Path:
-        return self._folder / "m"
+    def run(self, argv: Sequence[str], *, stdin: bytes | None = None, timeout_s: float | None = None) -> Completed:
+        """See :class:`SshHost`."""
+        return self.start(argv, stdin=stdin or b"", timeout_s=timeout_s)()
 
-    def _share(self, own: list[str]) -> None:
-        """Make the connection that the others go through; it ends with us, whatever ends us."""
-        lead = ["setpriv", "--pdeathsig", "TERM", "--"] if shutil.which("setpriv") else []
-        argv = [*lead, *own, "-M", "-N", "-o", f"ControlPath={self._socket}", self._address]
-        with suppress(OSError):
-            self._shared = subprocess.Popen(
-                argv,
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
-                process_group=0,
-                env={**os.environ, "LC_ALL": "C"},
-            )
-            deadline = time.monotonic() + CONNECT_TIMEOUT_S
-            while not self._socket.exists() and self._shared.poll() is None and time.monotonic() < deadline:
-                time.sleep(_LOOK_EVERY_S)
+    def start(
+        self, argv: Sequence[str], *, stdin: bytes = b"", timeout_s: float | None = None
+    ) -> Callable[[], Completed]:
+        """The same in two halves: what is returned waits for the program's end, and raises its faults."""
+        asked = self.channel.start(argv, stdin=stdin, timeout_s=timeout_s)
+
+        def wait() -> Completed:
+            try:
+                done = asked.end()
+            except TimeoutError as error:
+                self.abandon()
+                reason = f"{argv[0]} did not end within {timeout_s:g} s" if timeout_s else "does not answer"
+                raise Fault(FaultKind.TRANSIENT, self.name, reason) from error
+            return done or self.lost()
+
+        return wait
+
+    def feed(self, argv: Sequence[str]) -> Asked:
+        """Start a program over there that reads a stream; see :meth:`Channel.feed`."""
+        return self.channel.feed(argv)
+
+    def lost(self) -> Completed:
+        """Say why the connection ended. Faults: AUTH, TRANSIENT, CONFIG: always one of them."""
+        channel = self._channel
+        complaint = channel.complaint_at_end().strip() if channel else ""
+        was_greeted = bool(channel and channel.group)
+        self.drop()
+        if was_greeted:
+            last = complaint.splitlines()[-1:] or ["it ended without a word"]
+            raise Fault(FaultKind.TRANSIENT, self.name, f"the connection was lost ({last[0]})")
+        raise classify_ssh(self.name, complaint or "the login ended without a word: is there a shell for this user?")
+
+    def abandon(self) -> None:
+        """End the shell over there with all that runs in it."""
+        group = self._channel.group if self._channel else None
+        self.drop()
+        if group:
+            self._end_remote(b"%d\n" % group)
 
     def close(self) -> None:
         """End the connection, unless it ``stays`` for others. What is asked for later makes one of its own."""
         if self.stays:
             return
-        if self._shared and self._shared.poll() is None:
-            end_group(self._shared)
-        self._shared = None
+        self.drop()
         atexit.unregister(self.close)
         shutil.rmtree(self._folder, ignore_errors=True)
+
+    @property
+    def _socket(self) -> Path:
+        return self._folder / "m"
+
+    def drop(self) -> None:
+        """End the connection; the next command makes another."""
+        if self._channel:
+            self._channel.close()
+        self._channel = None
+        self._socket.unlink(missing_ok=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -33,12 +34,14 @@ from custody.minidvodb.records import (
     lease_of,
     load,
 )
+from custody.minidvodb.ssh import SharedSshHost
 
 Reach = Callable[[Destination], Host]
 """Makes the machine of a destination; Airflow connections are translated to it."""
 
 FIRST_PAUSE = timedelta(minutes=1)
 LONGEST_PAUSE = timedelta(hours=6)
+JITTER = 0.25
 _RETRIED = frozenset(code for code in FaultCode if code.kind.is_worth_a_retry)
 
 
@@ -101,7 +104,9 @@ class Work:
         return self.reach(self.copy.destination)
 
     def far(self) -> Far:
-        """The directory over there."""
+        """The directory over there; a connection to it is begun, so that it is made while something else is done."""
+        if isinstance(self.host, SharedSshHost):
+            self.host.begin()
         return Far(self.host, self.copy.path, self.copy.name, self.copy.id)
 
     def close(self) -> None:
@@ -262,5 +267,6 @@ def is_retried(code: FaultCode, fault: Fault) -> bool:
 
 
 def pause_until(at: datetime, attempts: int) -> datetime:
-    """When the next attempt may be made: twice as long after each."""
-    return at + min(LONGEST_PAUSE, FIRST_PAUSE * (1 << min(20, max(0, attempts - 1))))
+    """When the next attempt may be made: twice as long after each, and never all of them at the same moment."""
+    pause = min(LONGEST_PAUSE, FIRST_PAUSE * (1 << min(20, max(0, attempts - 1))))
+    return at + pause * random.uniform(1, 1 + JITTER)  # noqa: S311 - no secret

@@ -20,7 +20,6 @@ from custody.minidvodb.far import Far, Look
 from custody.minidvodb.locks import refuse_writers
 from custody.minidvodb.manifest import (
     FILE,
-    Entry,
     Manifest,
     Snapshot,
     demand_unchanged,
@@ -141,8 +140,6 @@ def _move(work: Work, far: Far, entries: Snapshot, look: Look, holder: Copy | No
     to_send = room.missing(entries, look.staged)
     profile = movers.profile_of(entries, look.staged)
     name = movers.RELAY if holder else movers.choose(profile, look.tools, settings)
-    if not holder and not settings.mover and _was_cut(to_send, look.staged):
-        name = movers.RSYNC  # it takes the file up where it was cut
     work.values["profile"] |= profile.as_json()
     work.values |= {"mover": name, "files": profile.files, "bytes": profile.size_bytes}
     work.held.progress |= {"bytes": profile.size_bytes, "bytes_done": profile.size_bytes - profile.bytes_to_send}
@@ -161,14 +158,6 @@ def _move(work: Work, far: Far, entries: Snapshot, look: Look, holder: Copy | No
         check=work.held.check,
     )
     return chain.send(work, holder, job) if holder else movers.mover_of(name)(job)
-
-
-def _was_cut(to_send: list[Entry], staged: Snapshot) -> bool:
-    """Whether a large part of a file lies there from an earlier attempt."""
-    return any(
-        (there := staged.get(entry.path)) is not None and there.kind == FILE and there.size_bytes >= 1 << 20
-        for entry in to_send
-    )
 
 
 def _share(work: Work) -> int | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from typing import Any, ClassVar
 
 from airflow.sdk import Asset, BaseBranchOperator, BaseOperator, BaseOperatorLink, Context
@@ -12,12 +12,11 @@ from airflow.sdk.types import TaskInstanceKey
 
 from custody.faults import Fault, FaultKind
 from custody.ledger import Ledger
-from custody.minidvodb import audit, catalogue, load, queue, report, switches
+from custody.minidvodb import audit, batches, catalogue, load, queue, report, switches
 from custody.minidvodb import config as configuration
 from custody.minidvodb.preflight import preflight
 from custody.minidvodb.publish import publish
-from custody.minidvodb.records import Copy, lease_of
-from custody.minidvodb.records import load as load_copy
+from custody.minidvodb.records import Copy, CopyStep
 from custody.minidvodb.step import Step
 from custody.minidvodb.transfer import transfer
 from custody.minidvodb.verify import verify
@@ -116,13 +115,13 @@ class QueueCopiesOperator(MinidvodbOperator):
 
 
 class LoadCopiesOperator(MinidvodbOperator):
-    """Choose the copies that go now, in fair order. Returns their numbers."""
+    """Choose the copies that go now, in fair order. Returns their numbers, small ones of one host together."""
 
-    def work(self, context: Context) -> list[int]:
+    def work(self, context: Context) -> list[list[int]]:
         """Choose."""
-        params = context["params"]
+        params, ledger = context["params"], open_ledger()
         chosen = load.choose(
-            open_ledger(),
+            ledger,
             group=params["group"],
             host=params["host"],
             copy_id=params["copy"],
@@ -131,80 +130,85 @@ class LoadCopiesOperator(MinidvodbOperator):
         )
         for one in chosen:
             self.log.info("copy %d: %s to %s, priority %d", one.id, one.name, one.host, one.priority)
-        return [one.id for one in chosen]
+        return batches.plan_batches(ledger, chosen)
 
 
 class CopyStepOperator(MinidvodbOperator):
-    """One step on one copy.
+    """One step on a batch of copies, often of one: each is tried, and one that fails keeps no other.
 
-    :param copy_id: its number in the ledger.
+    :param copy_ids: their numbers in the ledger.
     """
 
-    template_fields: Sequence[str] = ("copy_id",)
+    template_fields: Sequence[str] = ("copy_ids",)
     step: ClassVar[Step]
+    needs: ClassVar[CopyStep]
+    is_last: ClassVar[bool] = False
 
-    def __init__(self, *, copy_id: int, **kwargs: Any) -> None:
+    def __init__(self, *, copy_ids: Sequence[int], **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self.copy_id = copy_id
+        self.copy_ids = copy_ids
+
+    @property
+    def copy_id(self) -> int | None:
+        """The copy of a batch of one, for the link to its page."""
+        return self.copy_ids[0] if len(self.copy_ids) == 1 else None
 
     def work(self, context: Context) -> dict[str, object]:
-        """Do the step, unless the ledger says that it was done."""
-        ledger = open_ledger()
-        copy = load_copy(ledger, int(self.copy_id))
-        context["copy"] = copy.subject  # type: ignore[typeddict-unknown-key] # for map_index_template
-        self.log.info("copy %d, %s: %s, %s", copy.id, copy.subject, copy.state, copy.step)
-        try:
-            done = type(self).step(ledger, copy.id, who=run_of(context), reach=reach)
-        except Fault as fault:
-            if fault.kind is FaultKind.CONFLICT and fault.subject == lease_of(copy.id):
-                # another run works on it: its end is waited for without a worker, and then this step is found done
-                until = datetime.now(UTC) + timedelta(minutes=1)
-                raise Fault(FaultKind.THROTTLED, copy.subject, fault.reason, until=until) from fault
-            raise
-        self.log.info("copy %d, %s: %s, %s", done.id, done.subject, done.state, done.step)
-        return self.result(context, done)
+        """Do the step on those of which the ledger does not say that it was done."""
+        ledger, numbers = open_ledger(), [int(number) for number in self.copy_ids]
+        context["copy"] = batches.name_batch(ledger, numbers)  # type: ignore[typeddict-unknown-key] # map_index_template
+        tried = batches.try_each(type(self).step, type(self).needs, ledger, numbers, who=run_of(context), reach=reach)
+        may_retry = context["ti"].try_number <= context["ti"].max_tries
+        if fault := tried.fault(may_retry=may_retry, is_last=self.is_last):
+            raise fault
+        if left := tried.count - len(tried.through):
+            self.log.warning("%d of %d copies of this batch are left behind", left, tried.count)
+        return self.result(context, tried.through)
 
-    def result(self, context: Context, copy: Copy) -> dict[str, object]:
+    def result(self, context: Context, done: Sequence[Copy]) -> dict[str, object]:
         """What goes to XCom: ids and counts."""
-        return {"copy": copy.id, "files": copy.row["files"], "bytes": copy.row["bytes"]}
+        files, size_bytes = (sum(one.row[key] or 0 for one in done) for key in ("files", "bytes"))
+        return {"copies": [one.id for one in done], "files": files, "bytes": size_bytes}
 
 
 class PreflightCopyOperator(CopyStepOperator):
     """Check database, host and room before a byte is sent."""
 
     step = staticmethod(preflight)
+    needs = CopyStep.QUEUED
 
 
 class CopyDirectoryOperator(CopyStepOperator):
     """Send what is missing into the staging directory over there."""
 
     step = staticmethod(transfer)
+    needs = CopyStep.CHECKED
 
 
 class VerifyCopyOperator(CopyStepOperator):
     """Read every byte over there and compare it with the manifest."""
 
     step = staticmethod(verify)
+    needs = CopyStep.SENT
 
 
 class PublishCopyOperator(CopyStepOperator):
-    """Let the verified copy appear by one rename; a published copy is an asset event."""
+    """Let verified copies appear, each by one rename; they are an asset event."""
 
     step = staticmethod(publish)
+    needs = CopyStep.VERIFIED
+    is_last = True
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(outlets=[PUBLISHED_COPY], **kwargs)
 
-    def result(self, context: Context, copy: Copy) -> dict[str, object]:
-        """Tell whoever waits for a copy."""
-        facts: dict[str, object] = {
-            **super().result(context, copy),
-            "minidvodb": copy.name,
-            "group": copy.group,
-            "host": copy.destination.name,
-        }
-        context["outlet_events"][PUBLISHED_COPY].extra = facts  # type: ignore[typeddict-item]
-        return facts
+    def result(self, context: Context, done: Sequence[Copy]) -> dict[str, object]:
+        """Tell whoever waits for a copy: numbers, and the databases with their group, all of them on one host."""
+        counts = super().result(context, done)
+        databases = [{"minidvodb": one.name, "group": one.group} for one in done]
+        host = done[0].destination.name
+        context["outlet_events"][PUBLISHED_COPY].extra = {**counts, "host": host, "minidvodbs": databases}
+        return counts
 
 
 class ReportCopiesOperator(MinidvodbOperator):

@@ -23,6 +23,7 @@ from custody.minidvodb.codes import FaultCode
 from custody.minidvodb.records import lease_of
 from custody.minidvodb.retire import retire
 from custody.minidvodb.ssh import SharedSshHost
+from custody.minidvodb.step import FIRST_PAUSE, JITTER, LONGEST_PAUSE, pause_until
 from minidvodb_rig import GROUP, HOST, WHO, Rig, target_of, tree_of, visible
 
 
@@ -159,6 +160,16 @@ def test_a_runner_that_lost_its_lease_writes_nothing_more(local_rig: Rig) -> Non
     assert (row["step"], row["fault"]) == ("queued", 0)
 
 
+def test_pauses_grow_up_to_a_longest_and_do_not_end_at_the_same_moment() -> None:
+    """Copies that one outage stopped do not come back all at once."""
+    at = now()
+    for attempts, shortest in ((1, FIRST_PAUSE), (2, 2 * FIRST_PAUSE), (5, 16 * FIRST_PAUSE), (60, LONGEST_PAUSE)):
+        pauses = [pause_until(at, attempts) - at for _ in range(100)]
+        assert shortest <= min(pauses) < max(pauses) <= shortest * (1 + JITTER)
+        assert len(set(pauses)) > 90
+        assert max(pauses) - min(pauses) > shortest * JITTER / 2
+
+
 def test_failures_are_tried_again_after_growing_pauses_and_not_for_ever(local_rig: Rig) -> None:
     copy_id = local_rig.one(max_attempts=3)
     (local_rig.remote).rename(local_rig.home / "away")
@@ -170,8 +181,8 @@ def test_failures_are_tried_again_after_growing_pauses_and_not_for_ever(local_ri
             local_rig.do(copy_id)
         assert raised.value.kind is FaultKind.TRANSIENT
         pauses.append((local_rig.load(copy_id).row["not_before"] - now()).total_seconds())
-    assert 50 < pauses[0] < 61
-    assert 110 < pauses[1] < 121
+    assert 50 < pauses[0] < 61 * (1 + JITTER)
+    assert 110 < pauses[1] < 121 * (1 + JITTER)
     with pytest.raises(Fault) as raised:
         local_rig.do(copy_id)
     assert raised.value.kind is FaultKind.NEEDS_HUMAN

@@ -395,6 +395,7 @@ def test_a_copy_that_stalls_is_ended_on_both_sides(rig: Rig, sshd: SshServer, mo
     assert visible(rig.remote) == []
 
 
+@pytest.mark.slow
 def test_a_copy_that_takes_too_long_is_ended(local_rig: Rig) -> None:
     local_rig.make(shape=Shape(40, 4000))
     local_rig.host(mover="stream", max_rate=1_000_000, base_timeout_s=0.5, min_rate=1_000_000_000)

@@ -122,6 +122,7 @@ def test_a_lost_ledger_row_finds_the_published_copy_and_sends_nothing(local_rig:
     assert tree_of(local_rig.remote / source.name) == tree_of(source)
 
 
+@pytest.mark.slow
 def test_the_program_of_a_killed_worker_is_ended_before_another_writes(local_rig: Rig, tmp_path: Path) -> None:
     """An orphan over there that still writes would spoil what was verified."""
     local_rig.make()

@@ -325,6 +325,7 @@ def test_a_bad_limit_is_refused_with_its_name(ledger: Ledger, values: dict[str, 
         destination.put(ledger, "ipp022", who=WHO, settings=values)
 
 
+@pytest.mark.slow
 def test_the_queue_rule_is_quick_over_a_hundred_thousand(ledger: Ledger) -> None:
     runs = [
         {

@@ -43,14 +43,16 @@ def entry(path: bytes, size: int) -> Entry:
     return Entry(FILE, path, 0o644, size, 1)
 
 
-def test_few_large_files_go_by_rsync_and_many_small_ones_by_stream(local_rig: Rig) -> None:
+def test_what_was_cut_goes_by_rsync_and_all_else_by_stream(local_rig: Rig) -> None:
     big = {b"%d" % n: entry(b"%d" % n, 512 << 20) for n in range(4)}
-    small = {b"%d" % n: entry(b"%d" % n, 25_000) for n in range(20_000)}
-    for entries, wanted in ((big, "rsync"), (small, "stream")):
-        profile = movers.profile_of(entries, {})
+    small = {b"%d" % n: entry(b"%d" % n, 25_000) for n in range(2_000)}
+    whole, half, little = entry(b"1", 512 << 20), entry(b"1", 256 << 20), entry(b"1", 1000)
+    cases = ((big, {}, "stream"), (small, {}, "stream"), (big, {b"1": whole}, "stream"), (big, {b"1": half}, "rsync"))
+    for entries, staged, wanted in (*cases, (big, {b"1": little}, "stream")):
+        profile = movers.profile_of(entries, staged)
         assert movers.choose(profile, TOOLS, Settings()) == wanted
         assert movers.choose(profile, TOOLS - {"tar"}, Settings()) == "rsync"
-    assert movers.choose(movers.profile_of(big, {}), TOOLS, Settings(mover="stream")) == "stream"
+        assert movers.choose(profile, TOOLS, Settings(mover="stream")) == "stream"
     for tools in (frozenset({"tar"}), frozenset({"rsync", "tar"})):
         with pytest.raises(CopyFault, match="has"):
             movers.choose(movers.profile_of(big, {}), tools, Settings())
@@ -173,6 +175,7 @@ def test_a_cap_holds(rig: Rig, mover: str) -> None:
     assert time.monotonic() - began > 0.8 * rig.load(copy_id).row["bytes"] / 2_000_000
 
 
+@pytest.mark.slow
 def test_a_cap_may_change_while_a_copy_runs(local_rig: Rig) -> None:
     local_rig.make(shape=Shape(4, 6_000))  # 4.5 MB
     local_rig.host(mover="stream", max_rate=1_000_000)

@@ -1,7 +1,7 @@
 """Movers: ways to send the files of a database into its staging directory, behind one interface.
 
-``stream`` packs them into one tar stream: what many small files need. ``rsync`` takes up a file where an earlier
-attempt was cut off: what few large ones need. A measured profile (count, mean size, what lies there already) chooses.
+``stream`` packs them into one tar stream: it costs the least, for small files and for large ones. ``rsync`` takes up a
+file where an earlier attempt was cut off. A measured profile (what has to be sent, what lies there already) chooses.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from custody.minidvodb.far import Far
 from custody.minidvodb.manifest import FILE, Entry, Snapshot
 
 RSYNC, STREAM, RELAY = "rsync", "stream", "relay"
-SMALL_MEAN_BYTES = 8 << 20
-"""Below this mean size a stream wins; above it the gain is small, and losing half a file to a kill is not."""
+CUT_BYTES = 1 << 20
+"""From this size on a part of a file that lies there is worth to be taken up."""
 
 
 @dataclass(frozen=True)
@@ -31,6 +31,7 @@ class Profile:
     files_to_send: int
     bytes_to_send: int
     staged_files: int
+    cut_bytes: int = 0
 
     @property
     def mean_bytes(self) -> float:
@@ -46,6 +47,7 @@ class Profile:
             "bytes_to_send": self.bytes_to_send,
             "mean_bytes": round(self.mean_bytes),
             "staged_files": self.staged_files,
+            "cut_bytes": self.cut_bytes,
         }
 
 
@@ -59,12 +61,20 @@ def profile_of(entries: Snapshot, staged: Snapshot) -> Profile:
         files_to_send=len(left),
         bytes_to_send=sum(entry.size_bytes for entry in left),
         staged_files=len(files) - len(left),
+        cut_bytes=sum(_cut(entry, staged.get(entry.path)) for entry in left),
     )
+
+
+def _cut(entry: Entry, there: Entry | None) -> int:
+    """How much of a large file lies there from an earlier attempt."""
+    if there is None or there.kind != FILE or there.size_bytes < CUT_BYTES:
+        return 0
+    return min(there.size_bytes, entry.size_bytes)
 
 
 def choose(profile: Profile, tools: frozenset[str], settings: Settings) -> str:
     """Name the mover. Faults: CONFIG where the machine over there has none of the programs."""
-    wanted = settings.mover or (STREAM if profile.mean_bytes < SMALL_MEAN_BYTES else RSYNC)
+    wanted = settings.mover or (RSYNC if profile.cut_bytes else STREAM)
     if wanted == STREAM and "tar" not in tools and not settings.mover:
         wanted = RSYNC
     if "rsync" not in tools or (wanted == STREAM and "tar" not in tools):

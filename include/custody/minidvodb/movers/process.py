@@ -8,7 +8,7 @@ import subprocess
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import cache
 from typing import IO
@@ -28,15 +28,18 @@ def _die_with_us() -> tuple[str, ...]:
     return ("setpriv", "--pdeathsig", "TERM", "--") if shutil.which("setpriv") else ()
 
 
-class Program:
-    """A mover's program while it runs."""
+class Watch:
+    """Looks after a transfer, and ends it when nothing moves, when time is over, when it must not go on.
 
-    def __init__(self, process: subprocess.Popen[bytes], job: Job, stderr: IO[bytes]) -> None:
-        self.process = process
+    :param end: ends it, from another thread.
+    """
+
+    def __init__(self, job: Job, end: Callable[[], None]) -> None:
         self.fault: Fault | None = None
         self._job = job
-        self._stderr = stderr
+        self._end = end
         self._over = threading.Event()
+        job.moved_at = time.monotonic()
         self._thread = threading.Thread(target=self._watch, daemon=True)
         self._thread.start()
 
@@ -44,7 +47,7 @@ class Program:
         while not self._over.wait(_LOOK_EVERY_S):
             self.fault = self._complaint()
             if self.fault:
-                end_group(self.process)
+                self._end()
                 return
 
     def _complaint(self) -> Fault | None:
@@ -60,10 +63,28 @@ class Program:
             return CopyFault(FaultCode.TIMEOUT, job.far.where, reason)
         return None
 
-    def end(self) -> None:
-        """Stop watching; end the program where it still runs."""
+    def stop(self) -> None:
+        """Look no longer."""
         self._over.set()
         self._thread.join()
+
+
+class Program:
+    """A mover's program while it runs."""
+
+    def __init__(self, process: subprocess.Popen[bytes], job: Job, stderr: IO[bytes]) -> None:
+        self.process = process
+        self._stderr = stderr
+        self._watch = Watch(job, lambda: end_group(process))
+
+    @property
+    def fault(self) -> Fault | None:
+        """Why it was ended."""
+        return self._watch.fault
+
+    def end(self) -> None:
+        """Stop watching; end the program where it still runs."""
+        self._watch.stop()
         if self.process.poll() is None:
             end_group(self.process)
 
@@ -97,7 +118,6 @@ def running(argv: Sequence[str], job: Job) -> Iterator[Program]:
             ) from error
         except OSError as error:
             raise from_os_error(error, argv[0]) from error
-        job.moved_at = time.monotonic()
         program = Program(process, job, stderr)
         whole = False
         try:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import shlex
 import threading
 from collections.abc import Iterator, Sequence
 from typing import IO
@@ -80,7 +79,7 @@ def _target(far: Far) -> list[str]:
     if not isinstance(host, SshHost):
         return [f"{far.staging}/"]
     name = f"[{host.name}]" if ":" in host.name else host.name
-    return ["--rsh", remote_shell(host.ssh_command()), "--rsync-path", shlex.join(far.writer(["rsync"])), f"{name}:./"]
+    return ["--rsh", remote_shell(host.ssh_command()), "--rsync-path", far.writer_line(["rsync"]), f"{name}:./"]
 
 
 def remote_shell(ssh: Sequence[str]) -> str:

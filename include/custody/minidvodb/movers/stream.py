@@ -8,38 +8,34 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from fcntl import F_SETPIPE_SZ, fcntl
 from functools import lru_cache
-from typing import IO
 
 from custody.digests import Hasher
-from custody.host import Host, SshHost, classify_ssh
+from custody.faults import Fault
+from custody.host import Host, SshHost, end_group
 from custody.minidvodb.codes import CopyFault, FaultCode, classify_saying, from_ssh
 from custody.minidvodb.manifest import DIRECTORY, FILE, Entry, chunks, demand_same, join
 from custody.minidvodb.movers import Job, Sent
-from custody.minidvodb.movers.process import Program, running
+from custody.minidvodb.movers.process import Watch, running
+from custody.minidvodb.ssh import SharedSshHost
 
 _BLOCK = 512
 _BUFFER_BYTES = 1 << 20
+_RECORD_BYTES = 1 << 16
 _PIPE_BYTES = 1 << 20
 _LARGEST_OCTAL = 8**11 - 1
 _ZEROS = bytes(_BLOCK)
 _UNTAR = ["tar", "--extract", "--file=-", "--preserve-permissions", "--no-same-owner", "--delay-directory-restore"]
-_UNTAR += ["--record-size=262144", "--read-full-records", "--no-selinux", "--no-acls", "--no-xattrs"]
+_UNTAR += [f"--record-size={_RECORD_BYTES}", "--read-full-records", "--no-selinux", "--no-acls", "--no-xattrs"]
 
 
 def send(job: Job) -> Sent:
     """See :class:`Mover`."""
-    with running(_on(job.far.host, job.far.writer(_UNTAR)), job) as program:
-        assert program.process.stdin
-        packer = _Packer(job, program.process.stdin)
-        with suppress(BrokenPipeError):  # its end says why
-            packer.pack()
-            program.process.stdin.close()
-        program.process.wait()
-        if program.process.returncode and program.fault is None:
-            raise _fault(job, program)
+    with unpacking(job) as descriptor:
+        packer = _Packer(job, descriptor)
+        packer.pack()
     return Sent(packer.sent_bytes, packer.digests)
 
 
@@ -47,14 +43,12 @@ def relay(job: Job, source: Host, argv: Sequence[str]) -> int:
     """Send entries that a program on another machine packs, through this one; returns the bytes that travelled.
 
     :param source: the machine they are on.
-    :param argv: reads names, NUL-ended, and writes a tar stream.
+    :param argv: reads names, NUL-ended, and writes a tar stream in whole records.
     """
     listed = b"".join(chunks(b"./" + entry.path for entry in job.entries))
-    with running(_on(job.far.host, job.far.writer(_UNTAR)), job) as program, tempfile.TemporaryFile() as names:
+    with tempfile.TemporaryFile() as names, unpacking(job) as descriptor:
         names.write(listed)
         names.seek(0)
-        pipe = program.process.stdin
-        assert pipe
         pace, sent = _Pace(job), 0
         with subprocess.Popen(_on(source, argv), stdin=names, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as packer:
             assert packer.stdout and packer.stderr
@@ -62,20 +56,66 @@ def relay(job: Job, source: Host, argv: Sequence[str]) -> int:
                 while block := packer.stdout.read(_BUFFER_BYTES):
                     view = memoryview(block)
                     while view:
-                        count = os.write(pipe.fileno(), view[: pace.allow(len(view))])
+                        count = os.write(descriptor, view[: pace.allow(len(view))])
                         view = view[count:]
                         sent += count
                         job.moved(count)
             except BrokenPipeError:
                 packer.terminate()  # the end of the one that writes says why
+                raise
             complaint = packer.stderr.read().decode("utf-8", "replace")
-        pipe.close()
+        if packer.returncode:
+            raise classify_saying(f"{source.name}, as the source", complaint, exit_status=packer.returncode)
+    return sent
+
+
+@contextmanager
+def unpacking(job: Job) -> Iterator[int]:
+    """Tar over there, in the staging directory: a descriptor for its stream, which must fill whole records.
+
+    Faults: what the watch found, what it said; nothing of it is left behind here or over there.
+    """
+    argv, host = job.far.writer(_UNTAR), job.far.host
+    if isinstance(host, SharedSshHost):
+        with _unpacking_through(host, job, argv) as descriptor:
+            yield descriptor
+        return
+    with running(argv, job) as program:
+        assert program.process.stdin
+        with suppress(BrokenPipeError):  # its end says why
+            yield program.process.stdin.fileno()
+        program.process.stdin.close()
         program.process.wait()
         if program.process.returncode and program.fault is None:
-            raise _fault(job, program)
-    if packer.returncode:
-        raise classify_saying(f"{source.name}, as the source", complaint, exit_status=packer.returncode)
-    return sent
+            raise _fault(job, program.process.returncode, program.stderr_tail)
+
+
+@contextmanager
+def _unpacking_through(host: SharedSshHost, job: Job, argv: Sequence[str]) -> Iterator[int]:
+    feed = host.feed(argv)
+    watch = Watch(job, lambda: end_group(feed.channel.process))
+    try:
+        with suppress(BrokenPipeError):  # its end says why
+            yield feed.channel.descriptor
+        done = feed.end()
+    except BaseException:
+        watch.stop()
+        host.abandon()  # it waits for the rest of its stream
+        if watch.fault:
+            raise watch.fault from None
+        raise
+    watch.stop()
+    if watch.fault:
+        host.abandon()
+        raise watch.fault
+    if done is None:
+        try:
+            host.lost()
+        except Fault as fault:
+            raise from_ssh(fault) from fault
+    elif done.returncode:
+        host.drop()  # the shell over there does not outlive a stream that it could not take
+        raise _fault(job, done.returncode, done.stderr_tail)
 
 
 def _on(host: Host, argv: Sequence[str]) -> list[str]:
@@ -86,12 +126,12 @@ def _on(host: Host, argv: Sequence[str]) -> list[str]:
 class _Packer:
     """Writes a tar stream: GNU long names (any bytes), pax times to the nanosecond."""
 
-    def __init__(self, job: Job, pipe: IO[bytes]) -> None:
+    def __init__(self, job: Job, descriptor: int) -> None:
         self.digests: dict[bytes, str] = {}
         self.sent_bytes = 0
         self._job = job
         self._root = os.fsencode(job.root)
-        self._descriptor = pipe.fileno()
+        self._descriptor = descriptor
         self._buffer = bytearray()
         self._pace = _Pace(job)
         with suppress(OSError):  # a small pipe is only slower
@@ -112,6 +152,7 @@ class _Packer:
         for entry in reversed(directories):
             self._buffer += header(entry.path + b"/", b"5", entry.mode)
         self._buffer += _ZEROS * 2
+        self._buffer += bytes(-(self.sent_bytes + len(self._buffer)) % _RECORD_BYTES)
         self._flush()
 
     def _add_file(self, entry: Entry) -> None:
@@ -255,12 +296,7 @@ def _unreadable(path: bytes, error: OSError) -> CopyFault:
     )
 
 
-def _fault(job: Job, program: Program) -> CopyFault:
-    status, text = program.process.returncode, program.stderr_tail
-    if status == 255 and isinstance(job.far.host, SshHost):
-        classified = from_ssh(classify_ssh(job.far.host.name, text))
-        if isinstance(classified, CopyFault):
-            return classified
+def _fault(job: Job, status: int, text: str) -> CopyFault:
     if status in {66, 67}:
         return job.far.fault_of(status, text)
     return job.far.sharpen(classify_saying(job.far.where, text, exit_status=status))
