@@ -217,13 +217,13 @@ def test_the_server_sorts_nothing_and_makes_no_table_of_texts(mariadb_wiki: Medi
     theirs = mariadb_wiki.dump("--full", "--stub")
     with opened(mariadb_wiki.address) as rows:
         seen: list[str] = []
-        query = rows.query
+        query, ask = rows.query, rows.ask
 
         def spy(sql: str) -> object:
             seen.append(sql)
-            return query(sql)
+            return ask(sql)
 
-        rows.query = spy  # type: ignore[method-assign]
+        rows.query = rows.ask = spy  # type: ignore[method-assign]
         reader = StubReader(rows, site_of(theirs))
         stub = b"".join(page.history for page in reader.pages())
         b"".join(TextPass(rows, TextSource(rows)).fill([stub]))

@@ -10,35 +10,30 @@ import re
 from unicodedata import is_normalized, normalize
 
 _FORBIDDEN = re.compile(rb"[\x00-\x08\x0b\x0c\x0e-\x1f]|\xef\xbf[\xbe\xbf]")
-_FORBIDDEN_ASCII = re.compile(rb"[\x00-\x08\x0b\x0c\x0e-\x1f]")
 _CONTROLS = bytes(sign for sign in range(32) if sign not in b"\t\n\r")
+_PLAIN = bytes(sign for sign in range(0xCC) if sign not in _CONTROLS)
+"""Bytes of characters below U+0300, which are NFC in any order: one pass that takes them away tells whether all are."""
 _REPLACEMENT = "\ufffd".encode()
 
 
 def clean(raw: bytes) -> bytes:
     """Text that XML can hold; the very same object where nothing had to change."""
-    if raw.isascii():
-        if len(raw.translate(None, _CONTROLS)) == len(raw):
-            return raw
-        return _FORBIDDEN_ASCII.sub(_REPLACEMENT, raw)
-    raw = _FORBIDDEN.sub(_REPLACEMENT, raw)
+    unusual = raw.translate(None, _PLAIN)
+    if not unusual and raw.isascii():
+        return raw
+    if b"\xef" in unusual or unusual.translate(None, _CONTROLS) != unusual:
+        raw = _FORBIDDEN.sub(_REPLACEMENT, raw)
     try:
         text = raw.decode()
     except UnicodeDecodeError:
         text = raw.decode("utf-8", "mediawiki")
         return normalize("NFC", text).encode()
-    return raw if is_normalized("NFC", text) else normalize("NFC", text).encode()
+    return raw if not unusual or is_normalized("NFC", text) else normalize("NFC", text).encode()
 
 
 def escape(text: bytes) -> bytes:
     """Escape what stands between tags; quotes stay, as MediaWiki leaves them."""
-    if b"&" in text:
-        text = text.replace(b"&", b"&amp;")
-    if b"<" in text:
-        text = text.replace(b"<", b"&lt;")
-    if b">" in text:
-        text = text.replace(b">", b"&gt;")
-    return text
+    return text.replace(b"&", b"&amp;").replace(b"<", b"&lt;").replace(b">", b"&gt;")
 
 
 def attribute(text: bytes) -> bytes:

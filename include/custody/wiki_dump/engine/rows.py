@@ -14,12 +14,14 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from custody.faults import Fault, FaultKind
-from custody.wiki_dump.engine.mysql_rows import stream_rows, widen
+from custody.wiki_dump.engine.mysql_rows import Wire
 
 Row = tuple[Any, ...]
 """Of bytes and None."""
 
 FETCH = 2000
+_PATIENCE_S = 3600
+"""How long the server waits for us to take an answer: what we write to may stand still."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +47,10 @@ class Rows(Protocol):
 
     def query(self, sql: str) -> Iterator[Row]:
         """Rows as they come; the memory they take does not grow with their number."""
+        ...
+
+    def ask(self, sql: str) -> Iterator[Row]:
+        """As :meth:`query`, but sent now: a server works on it while something else is done here."""
         ...
 
     def number(self, column: str) -> str:
@@ -101,6 +107,10 @@ class SqliteRows:
         except sqlite3.Error as error:
             raise Fault(_sqlite_kind(error), self.name, f"cannot be read ({error})") from error
 
+    def ask(self, sql: str) -> Iterator[Row]:
+        """See :class:`Rows`."""
+        return self.query(sql)
+
     def number(self, column: str) -> str:
         """See :class:`Rows`."""
         return f"CAST({column} AS TEXT)"
@@ -139,7 +149,6 @@ class MysqlRows:
     def __init__(self, address: Address) -> None:
         import pymysql
 
-        self._errors = pymysql.err
         self.name = f"{address.socket or f'{address.host}:{address.port}'}/{address.database}"
         where: dict[str, Any] = (
             {"unix_socket": address.socket} if address.socket else {"host": address.host, "port": address.port}
@@ -157,14 +166,11 @@ class MysqlRows:
                 read_timeout=600,
                 init_command="SET SESSION TRANSACTION READ ONLY",
             )
-            widen(self._connection)
-            self._run("SET NAMES binary")
+            self._wire = Wire(self._connection, self._fault)
+            self._wire.run("SET NAMES binary")
+            self._wire.run(f"SET SESSION net_write_timeout = {_PATIENCE_S}")
         except pymysql.err.MySQLError as error:
             raise self._fault(error) from error
-
-    def _run(self, sql: str) -> None:
-        with self._connection.cursor() as cursor:
-            cursor.execute(sql)
 
     def _fault(self, error: Exception) -> Fault:
         code = error.args[0] if error.args and isinstance(error.args[0], int) else 0
@@ -177,10 +183,11 @@ class MysqlRows:
 
     def query(self, sql: str) -> Iterator[Row]:
         """See :class:`Rows`."""
-        try:
-            yield from stream_rows(self._connection, sql)
-        except (self._errors.MySQLError, OSError, EOFError) as error:
-            raise self._fault(error) from error
+        yield from self._wire.ask(sql)
+
+    def ask(self, sql: str) -> Iterator[Row]:
+        """See :class:`Rows`."""
+        return iter(self._wire.ask(sql))
 
     def number(self, column: str) -> str:
         """See :class:`Rows`."""
@@ -188,11 +195,8 @@ class MysqlRows:
 
     def snapshot(self) -> dict[str, str]:
         """See :class:`Rows`. The position in the binary log is noted where the server tells it."""
-        try:
-            self._run("SET SESSION TRANSACTION ISOLATION LEVEL REPEATABLE READ")
-            self._run("START TRANSACTION WITH CONSISTENT SNAPSHOT, READ ONLY")
-        except self._errors.MySQLError as error:
-            raise self._fault(error) from error
+        self._wire.run("SET SESSION TRANSACTION ISOLATION LEVEL REPEATABLE READ")
+        self._wire.run("START TRANSACTION WITH CONSISTENT SNAPSHOT, READ ONLY")
         position = {}
         for name, value in self.query("SHOW STATUS LIKE 'binlog_snapshot_%'"):
             position[name.decode()] = value.decode()
@@ -214,7 +218,7 @@ class MysqlRows:
         from contextlib import suppress
 
         with suppress(Exception):  # it may have gone already, which was said where it mattered
-            self._connection._force_close()
+            self._wire.close()
 
 
 def quoted(name: str) -> str:

@@ -8,11 +8,13 @@ from __future__ import annotations
 import ipaddress
 import re
 from array import array
+from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import groupby
 
 from custody.faults import Fault, FaultKind
-from custody.wiki_dump.engine.clean import attribute, element
+from custody.wiki_dump.engine.clean import attribute, clean, element, escape
 from custody.wiki_dump.engine.rows import Row, Rows, in_list
 from custody.wiki_dump.engine.sha1 import combined
 from custody.wiki_dump.engine.siteinfo import SiteInfo
@@ -44,7 +46,7 @@ FORMATS = {
 }
 _PLAIN = b"text/plain"
 _IPV4 = re.compile(rb"(?:(?:25[0-5]|2[0-4][0-9]|1[0-9]{2}|0?[0-9]?[0-9])(?:\.(?!$)|$)){4}")
-_TIME = re.compile(rb"[0-9]{14}")
+_NO_CONTRIBUTOR = b'      <contributor deleted="deleted" />\n'
 _NEEDED = {"page": "page_latest", "revision": "rev_actor", "slots": "slot_origin", "content": "content_address"}
 
 
@@ -99,6 +101,7 @@ class StubReader:
         self._actors: dict[bytes, bytes] = {}
         self._roles = self._names("slot_roles", "role_id", "role_name")
         self._models = self._names("content_models", "model_id", "model_name")
+        self._models_xml: dict[bytes, bytes] = {}
         self._revisions = self._revision_query()
 
     def _names(self, table: str, key: str, name: str) -> dict[bytes, bytes]:
@@ -138,6 +141,22 @@ class StubReader:
 
     def pages(self, first: int = 1, last: int | None = None) -> Iterator[PageStub]:
         """All pages from ``first`` to ``last``, ascending; those without a revision are left out."""
+        asked: tuple[list[Row], Iterator[Row]] | None = None
+        for group in self._groups(first, last):
+            if isinstance(group, tuple):
+                ahead = None
+            else:  # the server works on them while those before them are written
+                ahead = group, self.rows.ask(f"{self._revisions}BETWEEN {int(group[0][0])} AND {int(group[-1][0])}")
+            if asked is not None:
+                yield from self._read(*asked)
+            asked = ahead
+            if isinstance(group, tuple):
+                yield from self._huge(group)
+        if asked is not None:
+            yield from self._read(*asked)
+
+    def _groups(self, first: int, last: int | None) -> Iterator[list[Row] | Row]:
+        """Pages of as many revisions as we hold at once; a page that has more of them comes alone, as a row."""
         after = first - 1
         while batch := self._page_batch(after, last):
             after = int(batch[-1][0])
@@ -146,17 +165,16 @@ class StubReader:
             size = 0
             for page in batch:
                 count = counts.get(page[0], 0)
+                if group and size + count > REVISIONS_A_QUERY:
+                    yield group
+                    group, size = [], 0
                 if count > REVISIONS_A_QUERY:
-                    yield from self._group(group)
-                    yield from self._huge(page)
-                    group, size = [], 0
+                    yield page
                     continue
-                if size + count > REVISIONS_A_QUERY:
-                    yield from self._group(group)
-                    group, size = [], 0
                 group.append(page)
                 size += count
-            yield from self._group(group)
+            if group:
+                yield group
 
     def _page_batch(self, after: int, last: int | None) -> list[Row]:
         number = self.rows.number
@@ -177,13 +195,10 @@ class StubReader:
         )
         return {row[0]: int(row[1]) for row in self.rows.query(sql)}
 
-    def _group(self, pages: list[Row]) -> Iterator[PageStub]:
-        if not pages:
-            return
-        sql = f"{self._revisions}BETWEEN {int(pages[0][0])} AND {int(pages[-1][0])}"
-        found: dict[bytes, list[Row]] = {}
-        for row in self.rows.query(sql):
-            found.setdefault(row[0], []).append(row)
+    def _read(self, pages: list[Row], rows: Iterator[Row]) -> Iterator[PageStub]:
+        found: defaultdict[bytes, list[Row]] = defaultdict(list)
+        for row in rows:
+            found[row[0]].append(row)
         self._learn_actors({row[7] for group in found.values() for row in group})
         for page in pages:
             if page[0] in found:
@@ -238,72 +253,74 @@ class StubReader:
 
     def _add(self, stub: PageStub, page: Row, rows: list[Row]) -> None:
         rows.sort(key=_by_revision)
-        position, count = 0, len(rows)
-        while position < count:
-            rev_id = rows[position][1]
-            end = position + 1
-            while end < count and rows[end][1] == rev_id:
-                end += 1
-            xml = self._revision(rows[position], rows[position:end] if end - position > 1 else None, stub)
+        latest = page[4]
+        with_slots = len({row[1] for row in rows}) < len(rows)
+        for row, slots in _by_slots(rows) if with_slots else ((row, None) for row in rows):
+            xml = self._revision(row, slots, stub)
             stub.revisions.append(xml)
-            if rev_id == page[4]:
+            if row[1] == latest:
                 stub.latest = xml
-            position = end
 
     def _revision(self, row: Row, slots: list[Row] | None, stub: PageStub) -> bytes:
-        _, rev_id, parent, time, minor, deleted, sha1, actor, comment = row[:9]
+        _, rev_id, parent, time, minor, deleted, sha1, actor, comment, _, _, _, text_sha1, _, _ = row
         hidden = int(deleted) if deleted != b"0" else 0
-        if len(time) != 14 or not _TIME.fullmatch(time):
+        if len(time) != 14 or not time.isdigit():
             self._odd(stub.page_id, int(rev_id), f"its time {time!r} is none")
             time = b"19700101000000"
-        parts = [
-            b"    <revision>\n      <id>%b</id>\n" % rev_id,
-            b"      <parentid>%b</parentid>\n" % parent if parent and parent != b"0" else b"",
-            b"      <timestamp>%b-%b-%bT%b:%b:%bZ</timestamp>\n"
-            % (time[:4], time[4:6], time[6:8], time[8:10], time[10:12], time[12:]),
-            b'      <contributor deleted="deleted" />\n' if hidden & USER else self._actors[actor],
-            b"      <minor/>\n" if minor != b"0" else b"",
-        ]
+        parts = [b"    <revision>\n      <id>", rev_id]
+        if parent and parent != b"0":
+            parts += (b"</id>\n      <parentid>", parent, b"</parentid>\n      <timestamp>")
+        else:
+            parts.append(b"</id>\n      <timestamp>")
+        parts += (time[:4], b"-", time[4:6], b"-", time[6:8], b"T", time[8:10], b":", time[10:12], b":", time[12:])
+        parts += (b"Z</timestamp>\n", _NO_CONTRIBUTOR if hidden & USER else self._actors[actor])
+        if minor != b"0":
+            parts.append(b"      <minor/>\n")
         if hidden & COMMENT:
             parts.append(b'      <comment deleted="deleted" />\n')
         elif comment:
-            parts += (b"      ", element(b"comment", comment), b"\n")
+            parts += (b"      <comment>", escape(clean(comment)), b"</comment>\n")
         if slots is None:
-            parts.append(self._slot(row, stub, hidden, main=True))
+            parts += self._slot(row, stub, hidden, main=True)
         else:
             named = sorted((self._role(slot[9]) != b"main", self._role(slot[9]), slot) for slot in slots)
-            parts += (self._slot(slot, stub, hidden, main=not other) for other, _, slot in named)
+            for other, role, slot in named:
+                slot_xml = self._slot(slot, stub, hidden, main=not other)
+                parts += _other_slot(role, slot_xml) if other else slot_xml
             sha1 = sha1 or combined([(role, slot[12] or b"") for _, role, slot in named])
         if hidden & TEXT:
             parts.append(b"      <sha1/>\n    </revision>\n")
+        elif sha1 := sha1 or text_sha1:
+            parts += (b"      <sha1>", sha1, b"</sha1>\n    </revision>\n")
         else:
-            sha1 = sha1 or row[12] or b""
-            parts.append(
-                b"      <sha1>%b</sha1>\n    </revision>\n" % sha1 if sha1 else b"      <sha1 />\n    </revision>\n"
-            )
+            parts.append(b"      <sha1 />\n    </revision>\n")
         return b"".join(parts)
 
-    def _slot(self, row: Row, stub: PageStub, hidden: int, *, main: bool) -> bytes:
-        _, origin, size, sha1, model_id, location = row[9:15]
+    def _slot(self, row: Row, stub: PageStub, hidden: int, *, main: bool) -> tuple[bytes, ...]:
+        """A slot's elements, indented as those of the main slot."""
+        _, _, _, _, _, _, _, _, _, _, origin, size, sha1, model_id, location = row
         if location is None:  # no slot or no content: what the revision holds cannot be found any more
             self._odd(stub.page_id, int(row[1]), "it has no content on record")
             origin, size, sha1, model_id, location = origin or row[1], b"0", b"", b"", b""
-        model = self._models.get(model_id, b"wikitext")
-        indent = b"      " if main else b"        "
-        head = b"%b<origin>%b</origin>\n%b<model>%b</model>\n%b<format>%b</format>\n%b" % (
-            *(indent, origin, indent, model, indent, FORMATS.get(model, _PLAIN), indent),
-        )
+        head = (b"      <origin>", origin, self._model(model_id))
         if hidden & TEXT:
-            text = b'<text deleted="deleted" />\n'
-        else:
-            stub.size_bytes += int(size)
-            number = b' id="%b"' % location[3:] if main and location.startswith(b"tt:") else b""
-            place = attribute(location) if b":" in location else location
-            text = b'<text bytes="%b" sha1="%b" location="%b"%b />\n' % (size, sha1, place, number)
-        if main:
-            return head + text
-        role = element(b"role", self._role(row[9]))
-        return b"      <content>\n        %b\n%b%b      </content>\n" % (role, head, text)
+            return (*head, b'<text deleted="deleted" />\n')
+        stub.size_bytes += int(size)
+        number = location[3:] if location[:3] == b"tt:" else b""
+        place = location if number.isdigit() else attribute(location)
+        text = (b'<text bytes="', size, b'" sha1="', sha1, b'" location="', place)
+        if main and number.isdigit():
+            return (*head, *text, b'" id="', number, b'" />\n')
+        return (*head, *text, b'" />\n')
+
+    def _model(self, model_id: bytes) -> bytes:
+        """What stands between the origin of a slot and its text."""
+        if model_id not in self._models_xml:
+            model = self._models.get(model_id, b"wikitext")
+            form = FORMATS.get(model, _PLAIN)
+            xml = b"</origin>\n      <model>%b</model>\n      <format>%b</format>\n      " % (model, form)
+            self._models_xml[model_id] = xml
+        return self._models_xml[model_id]
 
     def _role(self, role_id: bytes | None) -> bytes:
         return b"main" if role_id is None else self._roles.get(role_id, b"role-%b" % role_id)
@@ -346,6 +363,21 @@ def is_ip(name: bytes) -> bool:
     except ValueError:
         return False
     return True
+
+
+def _other_slot(role: bytes, elements: tuple[bytes, ...]) -> Iterator[bytes]:
+    """The element of a slot beside the main one: the same within, and deeper."""
+    yield b"      <content>\n        %b\n" % element(b"role", role)
+    for line in b"".join(elements).splitlines(keepends=True):
+        yield b"  " + line
+    yield b"      </content>\n"
+
+
+def _by_slots(rows: list[Row]) -> Iterator[tuple[Row, list[Row] | None]]:
+    """Rows of each revision: its first, and all of them where they are several."""
+    for _, group in groupby(rows, key=_by_revision):
+        slots = list(group)
+        yield slots[0], slots if len(slots) > 1 else None
 
 
 def _by_revision(row: Row) -> int:

@@ -7,17 +7,19 @@ from __future__ import annotations
 
 import re
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import lru_cache
 
 from custody.faults import Fault
 from custody.wiki_dump.engine.php import PhpObject, unserialize
-from custody.wiki_dump.engine.rows import Row, Rows, in_list
+from custody.wiki_dump.engine.rows import Row, Rows
 
 ADDRESSES_A_QUERY = 500
 MAX_TEXT_BYTES = 1 << 30
 _MAX_STUB_DEPTH = 4
+_UNREADABLE = (ValueError, zlib.error, LookupError, TypeError)
 _STORE = re.compile(rb"DB://([^/]+)/([0-9]+)(?:/([0-9A-Za-z]+))?")
 
 
@@ -55,50 +57,58 @@ class TextSource:
     def fetch(self, addresses: Iterable[bytes]) -> dict[bytes, Found]:
         """Text by address; every address is in the answer. Faults: TRANSIENT where the wiki's own database is gone."""
         found: dict[bytes, Found] = {}
-        numbers: dict[bytes, bytes] = {}
-        for address in addresses:
-            if address.startswith(b"tt:") and address[3:].split(b"?")[0].isdigit():
-                numbers.setdefault(address[3:].split(b"?")[0], address)
-            elif address.startswith(b"es:"):
-                found[address] = self._external_address(address)
-            elif address.startswith(b"bad:"):
-                found[address] = KnownLost(f"{address.decode('utf-8', 'replace')} is known to be lost")
-            else:
-                found[address] = Lost(f"its address {address[:80]!r} is of no kind we know")
-        for number, text in self._by_number(numbers, 0):
-            found[numbers[number]] = text
+        wanted = list(addresses)
+        for start in range(0, len(wanted), ADDRESSES_A_QUERY):
+            found |= self.ask(wanted[start : start + ADDRESSES_A_QUERY])()
         return found
 
-    def _by_number(self, numbers: Iterable[bytes], depth: int) -> Iterator[tuple[bytes, Found]]:
-        wanted = list(numbers)
-        for start in range(0, len(wanted), ADDRESSES_A_QUERY):
-            part = wanted[start : start + ADDRESSES_A_QUERY]
-            answered = set()
-            for row in list(self._rows.query(f"{self._select}({in_list(part)})")):
-                answered.add(row[0])
-                yield row[0], self._decode(row, depth)
-            yield from (
-                (number, Lost(f"text {number.decode()} is not in the table"))
-                for number in part
-                if number not in answered
-            )
+    def ask(self, addresses: Iterable[bytes]) -> Callable[[], dict[bytes, Found]]:
+        """As :meth:`fetch`, of at most ``ADDRESSES_A_QUERY``: asked for now, and read by calling what is returned."""
+        numbers: list[bytes] = []
+        others: list[bytes] = []
+        for address in addresses:
+            if address[:3] == b"tt:" and (number := address[3:]).isdigit():
+                numbers.append(number)
+            else:
+                others.append(address)
+        rows = self._rows.ask(f"{self._select}({b','.join(numbers).decode()})") if numbers else iter(())
 
-    def _decode(self, row: Row, depth: int) -> Found:
+        def read() -> dict[bytes, Found]:
+            found: dict[bytes, Found] = {b"tt:" + row[0]: self._decode(row) for row in rows}
+            if len(found) < len(numbers):
+                missing = [number for number in numbers if b"tt:" + number not in found]
+                found.update((b"tt:" + number, _absent(number)) for number in missing)
+            found.update((address, self._unusual(address)) for address in others)
+            return found
+
+        return read
+
+    def _unusual(self, address: bytes) -> Found:
+        if address.startswith(b"tt:"):
+            plain = address.partition(b"?")[0]
+            return self.ask([plain])()[plain] if plain[3:].isdigit() else _unknown(address)
+        if address.startswith(b"es:"):
+            return self._external_address(address)
+        if address.startswith(b"bad:"):
+            return KnownLost(f"{address.decode('utf-8', 'replace')} is known to be lost")
+        return _unknown(address)
+
+    def _decode(self, row: Row) -> Found:
         _, text, flags = row
         if flags == b"utf-8" and text is not None:
-            return bytes(text)
+            return text  # type: ignore[no-any-return]
         try:
-            return self.expand(text or b"", flags or b"", depth)
+            return self.expand(text or b"", flags or b"", 0)
         except Fault as fault:
             return Lost(str(fault))
-        except (ValueError, zlib.error, LookupError, KeyError, TypeError) as error:
+        except _UNREADABLE as error:
             return Lost(
                 f"text {row[0].decode()} with flags {(flags or b'').decode('latin-1')!r} cannot be read ({error})"
             )
 
     def expand(self, text: bytes, flags: bytes, depth: int = 0) -> Found:
         """Take the flags off. ValueError, zlib.error and the like where that fails; Lost where the wiki says so."""
-        marks = {mark.strip() for mark in flags.split(b",")}
+        marks = _marks(flags)
         if b"error" in marks:
             return Lost("its flags say that it is lost (error)")
         if b"external" in marks:
@@ -140,8 +150,7 @@ class TextSource:
         select = f"{self._select}({int(number)})"
         for row in list(self._rows.query(select)):
             _, text, flags = row
-            marks = {mark.strip() for mark in flags.split(b",")}
-            if b"external" in marks:
+            if b"external" in _marks(flags):
                 stored = self._external_raw(text)
                 if not isinstance(stored, bytes):
                     return stored
@@ -161,7 +170,7 @@ class TextSource:
             return self.expand(place, flags + b",external")
         except Fault as fault:
             return Lost(str(fault))
-        except (ValueError, zlib.error, LookupError, KeyError, TypeError) as error:
+        except _UNREADABLE as error:
             return Lost(f"{address[:80]!r} cannot be read ({error})")
 
     def _external(self, place: bytes, depth: int) -> Found:
@@ -184,6 +193,19 @@ class TextSource:
         for row in list(rows.query(f"SELECT blob_text FROM blobs WHERE blob_id = {int(parsed[2])}")):  # noqa: S608
             return bytes(row[0])
         return Lost(f"external blob {place.decode('utf-8', 'replace')} is not there")
+
+
+def _absent(number: bytes) -> Lost:
+    return Lost(f"text {number.decode()} is not in the table")
+
+
+def _unknown(address: bytes) -> Lost:
+    return Lost(f"its address {address[:80]!r} is of no kind we know")
+
+
+@lru_cache(maxsize=256)
+def _marks(flags: bytes) -> frozenset[bytes]:
+    return frozenset(mark.strip() for mark in flags.split(b","))
 
 
 def inflate(data: bytes) -> bytes:
@@ -222,8 +244,3 @@ def _as_bytes(value: object) -> bytes:
     if not isinstance(value, bytes):
         raise ValueError("its blob holds something else")
     return value
-
-
-def addresses_in(parts: Sequence[bytes]) -> list[bytes]:
-    """Distinct addresses, in their order."""
-    return list(dict.fromkeys(parts))

@@ -7,33 +7,42 @@ from __future__ import annotations
 
 import re
 import time
+from bisect import bisect
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from html import unescape
 
 from custody.faults import Fault, FaultKind
 from custody.wiki_dump.engine.clean import clean, escape
-from custody.wiki_dump.engine.rows import Rows, in_list
+from custody.wiki_dump.engine.rows import Rows
 from custody.wiki_dump.engine.sha1 import equals
 from custody.wiki_dump.engine.stubs import Oddity
-from custody.wiki_dump.engine.text import Found, KnownLost, Lost, TextSource
+from custody.wiki_dump.engine.text import ADDRESSES_A_QUERY, Found, KnownLost, Lost, TextSource
 
 BATCH_BYTES = 2 << 20
-"""How much of the stubs is filled at once."""
-MAX_TEXT_BYTES_AT_ONCE = 64 << 20
+"""How much of the stubs is looked at at once."""
+MAX_TEXT_BYTES_AT_ONCE = 16 << 20
 TRIES = 5
 FIRST_PAUSE_S = 1.0
 MAX_LOST_IN_A_ROW = 200
+_IDS_A_QUERY = 900
 
-_TEXT = b'<text bytes="'
-_END = b" />"
-_REVISION = b"    <revision>\n      <id>"
+_TEXTS = re.compile(rb'<text bytes="(\d*)" sha1="([^"]*)" location="([^"]*)"[^/]*/>')
+_HEAD_BYTES = len(b'<text bytes="" sha1="')
+_REVISIONS = re.compile(rb"    <revision>\n      <id>(\d+)<")
 _PAGE = re.compile(rb"  <page>\n    <title>[^<]*</title>\n    <ns>-?\d+</ns>\n    <id>(\d+)</id>\n")
 
 Prefetch = Callable[[Mapping[int, tuple[int, bytes]], tuple[int, int]], Mapping[int, bytes]]
 """Given revision numbers with the length and sha1 they must have, escaped texts that have them.
 
 Called in the order of the document; the second argument is the last page and revision of this call.
+"""
+Place = tuple[bytes, bytes, bytes, int, bytes, bytes]
+"""A text element: the XML since the one before it, its revision's number, itself up to its digest as it stands in the
+stub; size, sha1 and address of its text.
+
+Plain tuples of plain bytes: a dump has more of them than of anything else.
 """
 
 
@@ -48,17 +57,22 @@ class Tally:
     differing: list[Oddity] = field(default_factory=list)
 
 
-@dataclass(frozen=True)
-class _Place:
-    """A text element: where it stands in the batch, whose it is, and what its text must be."""
+@dataclass
+class _Group:
+    """Places that are filled at once, and the XML behind the last of them.
 
-    start: int
-    end: int
-    page_id: int
-    rev_id: int
-    size: int
-    sha1: bytes
-    address: bytes
+    ``shown``: the revisions whose text may be given; None for all. ``known``: texts of an earlier dump.
+    """
+
+    places: list[Place]
+    tail: bytes = b""
+    shown: set[bytes] | None = None
+    known: Mapping[int, bytes] = field(default_factory=dict)
+    texts: Callable[[], dict[bytes, Found]] = dict
+
+    def may_show(self, revision: bytes) -> bool:
+        """Whether the text of a revision may be given."""
+        return self.shown is None or revision in self.shown
 
 
 class TextPass:
@@ -89,90 +103,113 @@ class TextPass:
 
     def fill(self, chunks: Iterable[bytes]) -> Iterator[bytes]:
         """Chunks of stubs, cut only between pages or revisions, become chunks of the document."""
-        batch: list[bytes] = []
-        size = 0
-        for chunk in chunks:
-            batch.append(chunk)
-            size += len(chunk)
-            if size >= BATCH_BYTES:
-                yield from self._fill_batch(b"".join(batch))
-                batch, size = [], 0
-        yield from self._fill_batch(b"".join(batch))
+        asked: _Group | None = None
+        for stubs in _batches(chunks):
+            for group in self._groups(stubs):
+                self._ask(group)  # its texts are on their way while those before them are written
+                if asked is not None:
+                    yield self._filled(asked)
+                asked = group
+        if asked is not None:
+            yield self._filled(asked)
 
-    def _fill_batch(self, stubs: bytes) -> Iterator[bytes]:
-        places = list(_places(stubs, self._page_id))
-        self._page_id = places[-1].page_id if places else self._page_id
-        self.tally.revisions += len({place.rev_id for place in places})
-        shown = self._shown(places)
-        position = 0
-        for group in _groups(places):
-            known = self._prefetched(group, shown)
-            texts = self._fetch([place for place in group if place.rev_id in shown and place.rev_id not in known])
-            parts: list[bytes] = []
-            for place in group:
-                parts.append(stubs[position : place.start])
-                position = place.end
-                if place.rev_id not in shown:
-                    self.tally.withheld += 1
-                    parts.append(b'<text deleted="deleted" />')
-                elif place.rev_id in known:
-                    parts += self._element(place, len_of=place.size, text=known[place.rev_id])
-                else:
-                    parts += self._resolved(place, texts[place.address])
-            yield b"".join(parts)
-        yield stubs[position:]
+    def _groups(self, stubs: bytes) -> Iterator[_Group]:
+        """The places of a batch, cut so that no group has more text than we hold at once."""
+        places, tail = _places(stubs)
+        self.tally.revisions += len({place[1] for place in places})
+        shown = self._shown(places) if self._checks else None
+        for start in range(0, len(places), ADDRESSES_A_QUERY):
+            for group in _cut(places[start : start + ADDRESSES_A_QUERY]):
+                yield _Group(group, shown=shown)
+        yield _Group([], tail)
 
-    def _element(self, place: _Place, *, len_of: int, text: bytes) -> tuple[bytes, ...]:
-        head = b'<text bytes="%d" sha1="%b" xml:space="preserve"' % (len_of, place.sha1)
-        return (head, b">", text, b"</text>") if text else (head, b" />")
+    def _ask(self, group: _Group) -> None:
+        if self._prefetch is not None and group.places:
+            group.known = self._prefetched(group, self._prefetch)
+        if group.shown is None and not group.known:
+            group.texts = self._source.ask(dict.fromkeys([place[5] for place in group.places]))
+            return
+        wanted = (place for place in group.places if group.may_show(place[1]) and int(place[1]) not in group.known)
+        group.texts = self._source.ask(dict.fromkeys(place[5] for place in wanted))
 
-    def _resolved(self, place: _Place, found: Found) -> tuple[bytes, ...]:
-        if isinstance(found, Lost):
-            self.tally.lost.append(Oddity(0, place.rev_id, found.why))
-            self._lost_in_a_row += 1
-            if self._lost_in_a_row > MAX_LOST_IN_A_ROW:
-                reason = f"{self._lost_in_a_row} texts in a row cannot be had; the last: {found.why}"
-                raise Fault(FaultKind.DATA, f"revision {place.rev_id}", reason, next_command="check the text storage")
-            return (b'<text bytes="%d" sha1="%b" />' % (place.size, place.sha1),)
-        self._lost_in_a_row = 0
+    def _filled(self, group: _Group) -> bytes:
+        texts = self._complete(group.texts())
+        parts: list[bytes] = []
+        shown, known = group.shown, group.known
+        for before, revision, head, size, sha1, address in group.places:
+            if shown is not None and revision not in shown:
+                self.tally.withheld += 1
+                parts += (before, b'<text deleted="deleted" />')
+                continue
+            if known and int(revision) in known:
+                text = known[int(revision)]
+            elif isinstance(found := texts[address], bytes):
+                self._lost_in_a_row = 0
+                if len(found) != size or (sha1 and not equals(found, sha1)):
+                    self._differs(revision, size, sha1, found)
+                    head = b'<text bytes="%d" sha1="%b' % (len(found), sha1)
+                text = escape(clean(found))
+            else:
+                parts += (before, self._without(revision, size, sha1, found))
+                continue
+            if text:
+                parts += (before, head, b'" xml:space="preserve">', text, b"</text>")
+            else:
+                parts += (before, head, b'" xml:space="preserve" />')
+        parts.append(group.tail)
+        return b"".join(parts)
+
+    def _without(self, revision: bytes, size: int, sha1: bytes, found: Lost | KnownLost) -> bytes:
+        """The element of a text that cannot be had."""
         if isinstance(found, KnownLost):
-            return self._element(place, len_of=0, text=b"")
-        if len(found) != place.size or (place.sha1 and not equals(found, place.sha1)):
-            recorded = f"{place.size} bytes, sha1 {place.sha1.decode()}"
-            why = f"its text ({len(found)} bytes) is not what is on record ({recorded})"
-            self.tally.differing.append(Oddity(0, place.rev_id, why))
-        return self._element(place, len_of=len(found), text=escape(clean(found)))
+            self._lost_in_a_row = 0
+            return b'<text bytes="0" sha1="%b" xml:space="preserve" />' % sha1
+        self.tally.lost.append(Oddity(0, int(revision), found.why))
+        self._lost_in_a_row += 1
+        if self._lost_in_a_row > MAX_LOST_IN_A_ROW:
+            reason = f"{self._lost_in_a_row} texts in a row cannot be had; the last: {found.why}"
+            raise Fault(FaultKind.DATA, f"revision {int(revision)}", reason, next_command="check the text storage")
+        return b'<text bytes="%d" sha1="%b" />' % (size, sha1)
 
-    def _shown(self, places: list[_Place]) -> set[int]:
-        """The revisions whose text may be shown at this moment."""
-        ids = sorted({place.rev_id for place in places})
-        if not self._checks:
-            return set(ids)
-        found: set[int] = set()
-        for start in range(0, len(ids), 2000):
-            part = in_list([b"%d" % rev_id for rev_id in ids[start : start + 2000]])
-            sql = f"SELECT {self._rows.number('rev_id')} FROM revision WHERE rev_id IN ({part}) AND rev_deleted % 2 = 0"  # noqa: S608
-            found.update(int(row[0]) for row in self._rows.query(sql))
-        return found
+    def _differs(self, revision: bytes, size: int, sha1: bytes, found: bytes) -> None:
+        """Note a text that is not the one on record."""
+        recorded = f"{size} bytes, sha1 {sha1.decode('ascii', 'replace')}"
+        why = f"its text ({len(found)} bytes) is not what is on record ({recorded})"
+        self.tally.differing.append(Oddity(0, int(revision), why))
 
-    def _prefetched(self, places: list[_Place], shown: set[int]) -> Mapping[int, bytes]:
-        if self._prefetch is None:
-            return {}
-        counts: dict[int, int] = {}
-        for place in places:
-            counts[place.rev_id] = counts.get(place.rev_id, 0) + 1
+    def _shown(self, places: list[Place]) -> set[bytes] | None:
+        """The revisions whose text may be shown at this moment; None where all may."""
+        ids = list(dict.fromkeys([place[1] for place in places]))
+        hidden = False
+        found: set[bytes] = set()
+        for start in range(0, len(ids), _IDS_A_QUERY):
+            part = ids[start : start + _IDS_A_QUERY]
+            where = f"FROM revision WHERE rev_id IN ({b','.join(part).decode()}) AND rev_deleted % 2 = 0"
+            count = next(self._rows.query(f"SELECT {self._rows.number('COUNT(*)')} {where}"))
+            if int(count[0]) == len(part):
+                found.update(part)
+                continue
+            hidden = True
+            found.update(row[0] for row in self._rows.query(f"SELECT {self._rows.number('rev_id')} {where}"))
+        return found if hidden else None
+
+    def _prefetched(self, group: _Group, prefetch: Prefetch) -> Mapping[int, bytes]:
+        counts = Counter(place[1] for place in group.places)
         wanted = {
-            place.rev_id: (place.size, place.sha1)
-            for place in places
-            if place.rev_id in shown and counts[place.rev_id] == 1 and place.sha1
+            int(revision): (size, sha1)
+            for _, revision, _, size, sha1, _ in group.places
+            if sha1 and counts[revision] == 1 and group.may_show(revision)
         }
-        known = self._prefetch(wanted, (places[-1].page_id, places[-1].rev_id))
+        for before, *_ in reversed(group.places):
+            if (page_id := _last_page(before)) is not None:
+                self._page_id = page_id
+                break
+        known = prefetch(wanted, (self._page_id, int(group.places[-1][1])))
         self.tally.prefetched += len(known)
         return known
 
-    def _fetch(self, places: list[_Place]) -> dict[bytes, Found]:
-        """Texts by address; what cannot be had is asked for again, with growing pauses."""
-        found = self._source.fetch(dict.fromkeys(place.address for place in places))
+    def _complete(self, found: dict[bytes, Found]) -> dict[bytes, Found]:
+        """What cannot be had is asked for again, with growing pauses."""
         pause_s = self._pause_s
         for _ in range(TRIES - 1):
             lost = [address for address, text in found.items() if isinstance(text, Lost)]
@@ -184,46 +221,57 @@ class TextPass:
         return found
 
 
-def _places(stubs: bytes, page_id: int) -> Iterator[_Place]:
-    """The text elements of a batch: found by their beginning, which is no part of any escaped text."""
-    before, *pieces = stubs.split(_TEXT)
-    rev_id = _last_revision(before, 0)
-    page_id = _last_page(before, page_id)
-    start = len(before)
-    for piece in pieces:
-        head, _, rest = piece.partition(_END)
-        values = head.split(b'"')
-        length = len(_TEXT) + len(piece)
-        if len(values) >= 5 and values[3] == b" location=":
-            address = values[4] if b"&" not in values[4] else unescape(values[4].decode()).encode()
-            end = start + len(_TEXT) + len(head) + len(_END)
-            yield _Place(start, end, page_id, rev_id, int(values[0] or 0), values[2], address)
-        if _REVISION in rest:
-            rev_id = _last_revision(rest, rev_id)
-            page_id = _last_page(rest, page_id)
-        start += length
+def _batches(chunks: Iterable[bytes]) -> Iterator[bytes]:
+    batch: list[bytes] = []
+    size_bytes = 0
+    for chunk in chunks:
+        batch.append(chunk)
+        size_bytes += len(chunk)
+        if size_bytes >= BATCH_BYTES:
+            yield b"".join(batch)
+            batch, size_bytes = [], 0
+    yield b"".join(batch)
 
 
-def _last_revision(piece: bytes, known: int) -> int:
-    at = piece.rfind(_REVISION)
-    return known if at < 0 else int(piece[at + len(_REVISION) : piece.index(b"<", at + len(_REVISION))])
+def _cut(places: list[Place]) -> Iterator[list[Place]]:
+    """Groups with no more text than we hold at once."""
+    sizes = [place[3] for place in places]
+    size_bytes = first = 0
+    if sum(sizes) > MAX_TEXT_BYTES_AT_ONCE:
+        for at, more in enumerate(sizes):
+            if at > first and size_bytes + more > MAX_TEXT_BYTES_AT_ONCE:
+                yield places[first:at]
+                size_bytes, first = 0, at
+            size_bytes += more
+    yield places[first:]
 
 
-def _last_page(piece: bytes, known: int) -> int:
-    at = piece.rfind(b"  <page>\n")
-    found = _PAGE.match(piece, at) if at >= 0 else None
-    return int(found[1]) if found else known
+def _places(stubs: bytes) -> tuple[list[Place], bytes]:
+    """The text elements of a batch that say where their text is; and the XML behind the last of them."""
+    places: list[Place] = []
+    found = list(_TEXTS.finditer(stubs))
+    done = 0
+    for text, revision in zip(found, _owners(stubs, found), strict=True):
+        size, sha1, address = text.groups()
+        start, end = text.span()
+        if b"&" in address:
+            address = unescape(address.decode("utf-8", "surrogateescape")).encode("utf-8", "surrogateescape")
+        head = stubs[start : start + len(size) + len(sha1) + _HEAD_BYTES]
+        places.append((stubs[done:start], revision, head, int(size or 0), sha1, address))
+        done = end
+    return places, stubs[done:]
 
 
-def _groups(places: list[_Place]) -> Iterator[list[_Place]]:
-    """Cut so that no group has more text than we hold at once."""
-    group: list[_Place] = []
-    size = 0
-    for place in places:
-        if group and size + place.size > MAX_TEXT_BYTES_AT_ONCE:
-            yield group
-            group, size = [], 0
-        group.append(place)
-        size += place.size
-    if group:
-        yield group
+def _owners(stubs: bytes, texts: list[re.Match[bytes]]) -> Iterable[bytes]:
+    """The number of the revision that each text element belongs to."""
+    revisions = list(_REVISIONS.finditer(stubs))
+    if len(revisions) == len(texts) and b"<content>" not in stubs and b"<text d" not in stubs:
+        return [each[1] for each in revisions]  # each has one text
+    starts = [each.start() for each in revisions]
+    return [revisions[bisect(starts, text.start()) - 1][1] for text in texts]
+
+
+def _last_page(xml: bytes) -> int | None:
+    at = xml.rfind(b"  <page>\n")
+    found = _PAGE.match(xml, at) if at >= 0 else None
+    return int(found[1]) if found else None
