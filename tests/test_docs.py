@@ -20,11 +20,12 @@ EXAMPLES = sorted((ROOT / "include/config/drain").glob("*.yml"))
 FOLDERS = ("bin", "dags", "plugins", "include", "tests", "docs", "bench", ".ci")
 
 _FENCE = re.compile(r"^ *```.*?^ *```", re.MULTILINE | re.DOTALL)
+_INDENTED = re.compile(r"^ {4,}.*$", re.MULTILINE)
 _SPAN = re.compile(r"`([^`\n]+)`")
 _LINK = re.compile(r"\[[^\]]*\]\(<?([^)\s>]+)>?\)")
 _HEADING = re.compile(r"^#+ +(.+?) *$", re.MULTILINE)
 _PATH = re.compile(rf"(?:{'|'.join(re.escape(folder) for folder in FOLDERS)})/[\w./*-]*")
-_VERB = re.compile(r"(?:^|[ /(])custody ((?:[a-z][a-z-]*)(?: [^\n|;&#]*)?)")
+_VERB = re.compile(r"(?:^|[ /(])custody ((?:[a-z][a-z-]*)(?: [^\n|;&#<>]*)?)")
 _KEY_ROW = re.compile(r"^\| `(\w+)` \| ([^|]+?) \| [^|]+ \|$", re.MULTILINE)
 
 page = pytest.mark.parametrize("path", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
@@ -40,7 +41,9 @@ def commands(path: Path) -> Iterator[str]:
     text = path.read_text("utf-8")
     for block in _FENCE.findall(text):
         yield from (line.strip() for line in block.splitlines()[1:-1])
-    yield from _SPAN.findall(_FENCE.sub("", text))
+    prose = _FENCE.sub("", text)
+    yield from (line.strip() for line in _INDENTED.findall(prose))
+    yield from _SPAN.findall(prose)
 
 
 @cache
@@ -79,18 +82,24 @@ def bad_verbs(line: str) -> list[str]:
 
 
 def _wrong(words: list[str]) -> str:
+    """Follow the verbs, and let the last one read its arguments; what stands for a value need not be one."""
     command: click.Command = custody
-    options: set[str] = {"--help", "-h"}
-    for word in words:
-        if word.startswith("-"):
-            if word not in options:
-                return f"no option {word}"
-        elif isinstance(command, click.Group):
-            known = command.get_command(click.Context(command), word)
-            if known is None:
-                return f"no verb {word}"
-            command = known
-            options |= {name for param in command.params for name in param.opts}
+    while isinstance(command, click.Group) and words and not words[0].startswith("-"):
+        known = command.get_command(click.Context(command), words[0])
+        if known is None:
+            return f"no verb {words[0]}"
+        command, words = known, words[1:]
+    if isinstance(command, click.Group):
+        words = [word for word in words if word not in ("--help", "-h")]
+        return f"no option {words[0]}" if words else ""
+    try:
+        command.make_context(command.name, words)
+    except click.BadParameter as error:
+        return error.format_message() if isinstance(getattr(error.param, "type", None), click.Choice) else ""
+    except click.UsageError as error:
+        return error.format_message()
+    except click.exceptions.Exit:
+        return ""  # it was asked for help
     return ""
 
 
