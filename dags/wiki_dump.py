@@ -30,26 +30,28 @@ from datetime import datetime
 from airflow.providers.standard.operators.trigger_dagrun import TriggerDagRunOperator
 from airflow.sdk import TaskGroup, TriggerRule, chain, dag
 
+from custody_airflow.notices import CustodyNotifier
 from custody_airflow.operators.common import RETRY_ARGUMENTS
 from custody_airflow.operators.wiki_dump import (
     CLAIM,
     ChooseFarmOperator,
     ClaimWikiOperator,
-    DumpPartOperator,
-    FarmsToWatchOperator,
     GiveBackWikiOperator,
     ListFarmsOperator,
+    PublishDumpOperator,
+    ReportDumpOperator,
+)
+from custody_airflow.operators.wiki_dump_make import (
+    DumpPartOperator,
     MakeStubsOperator,
     MakeTablesOperator,
     PlanJobsOperator,
     PlanUnitsOperator,
-    PublishDumpOperator,
     RecombineOperator,
     RecompressOperator,
-    ReportDumpOperator,
-    SweepOperator,
     VerifyDumpOperator,
 )
+from custody_airflow.operators.wiki_dump_monitor import FarmsToWatchOperator, SweepOperator
 from custody_airflow.params.wiki_dump import MONITOR_PARAMS, PARAMS
 from custody_airflow.tags import Tag
 
@@ -57,7 +59,11 @@ BY_UNIT = "{{ unit }}"
 DATABASE = {"pool": "custody_wiki", "map_index_template": BY_UNIT}
 DISK = {"pool": "custody_disk", "map_index_template": BY_UNIT}
 WHATEVER_CAME = {"trigger_rule": TriggerRule.ALL_DONE}  # what is still to do, the ledger knows
-COMMON = {"owner": "custody", **RETRY_ARGUMENTS}
+COMMON = {
+    "owner": "custody",
+    "weight_rule": "absolute",  # of two runs the older goes first; else a new run's first tasks would overtake it
+    **RETRY_ARGUMENTS,
+}
 
 
 @dag(
@@ -100,7 +106,7 @@ def wiki_dump():
         plan_jobs = PlanUnitsOperator(task_id="plan_jobs", plan="verify", **WHATEVER_CAME)
         VerifyDumpOperator.partial(task_id="job", **DISK).expand(unit=plan_jobs.output)
     publish = PublishDumpOperator(task_id="publish", **WHATEVER_CAME)
-    report = ReportDumpOperator(task_id="report", **WHATEVER_CAME)
+    report = ReportDumpOperator(task_id="report", on_failure_callback=CustodyNotifier(), **WHATEVER_CAME)
     give_back = GiveBackWikiOperator(task_id="give_back").as_teardown(setups=claim_wiki)
 
     chain(choose, [every_farm, claim_wiki])

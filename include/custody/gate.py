@@ -157,6 +157,55 @@ def may_publish(expected: Sequence[str], verified: Sequence[str], strangers: Seq
     return Verdict(tuple(reasons))
 
 
+@dataclass(frozen=True)
+class Edition:
+    """One of several that were made of the same thing after one another: the dump of one day.
+
+    :param name: sorts by age, the youngest last.
+    :param proven: it is complete, all of it was read back, and all of it lies there now with the size that was proven.
+    :param holds: what kinds of content are in it.
+    """
+
+    name: str
+    proven: bool
+    holds: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True)
+class RetireFacts:
+    """All that is known when an old edition is about to be let go.
+
+    :param old: the edition that would go.
+    :param all: every edition there is.
+    :param keep: how many younger proven ones there must be; below 1 counts as 1.
+    :param on_hold: a person has put it on hold.
+    :param in_use: somebody works on it.
+    """
+
+    old: Edition
+    all: Sequence[Edition]
+    keep: int
+    on_hold: bool = False
+    in_use: bool = False
+
+
+def may_retire(facts: RetireFacts) -> Verdict:
+    """Whether an old edition may go: enough younger ones are proven, and they hold every kind of content it holds."""
+    reasons = []
+    younger = [each for each in facts.all if each.name > facts.old.name and each.proven]
+    needed = max(1, facts.keep)
+    if len(younger) < needed:
+        reasons.append(f"{len(younger)} younger ones are proven, and {needed} are kept")
+    only_here = facts.old.holds - frozenset[str]().union(*(each.holds for each in younger))
+    if only_here:
+        reasons.append(f"no younger proven one holds {', '.join(sorted(only_here))}")
+    if facts.on_hold:
+        reasons.append("it is on hold")
+    if facts.in_use:
+        reasons.append("somebody works on it")
+    return Verdict(tuple(reasons))
+
+
 def describe(fixity: Fixity) -> str:
     """Size and digests in a form for people: ``12 bytes, md5 0cc1...``."""
     digests = ", ".join(f"{name} {value}" for name, value in sorted(fixity.digests.items()))

@@ -15,9 +15,10 @@ import sqlalchemy as sa
 from crash.harness import enumerate_crash_points
 from custody.ledger import Ledger
 from custody.ledger.tables import lease
-from custody.wiki_dump import claim, finish, monitor, proving, runs, steps
+from custody.wiki_dump import claim, finish, listings, monitor, proving, runs, steps, stubs, texts
 from custody.wiki_dump.access import from_files
 from custody.wiki_dump.bz2.verify import verify
+from custody.wiki_dump.jobs import Stage
 from custody.wiki_dump.runs import Options
 from custody.wiki_dump.status import JobState
 from custody.wiki_dump.whole import dump
@@ -46,12 +47,12 @@ class Prepared:
 
 
 def _text(work: Work) -> None:
-    for file_id in steps.plan_parts(work):
-        steps.make_text(work, file_id)
+    for file_id in texts.plan_parts(work):
+        texts.make_text(work, file_id)
 
 
 def _tables(work: Work) -> None:
-    steps.make_tables(work, steps.Stage.TABLES)
+    listings.make_tables(work, Stage.TABLES)
 
 
 def _prove(work: Work) -> None:
@@ -61,12 +62,12 @@ def _prove(work: Work) -> None:
 
 BEFORE: dict[str, list[Callable[[Work], object]]] = {
     "stubs": [steps.plan_jobs],
-    "text": [steps.plan_jobs, steps.make_stubs],
-    "prove": [steps.plan_jobs, steps.make_stubs, _tables, _text],
-    "finish": [steps.plan_jobs, steps.make_stubs, _tables, _text, _prove],
+    "text": [steps.plan_jobs, stubs.make_stubs],
+    "prove": [steps.plan_jobs, stubs.make_stubs, _tables, _text],
+    "finish": [steps.plan_jobs, stubs.make_stubs, _tables, _text, _prove],
 }
 STEP: dict[str, Callable[[Work], object]] = {
-    "stubs": steps.make_stubs,
+    "stubs": stubs.make_stubs,
     "text": _text,
     "prove": _prove,
     "finish": finish.finish,

@@ -13,12 +13,15 @@ from hypothesis import strategies as st
 from custody.digests import FileState, Fixity, Match
 from custody.gate import (
     DeleteFacts,
+    Edition,
     ProvenCopy,
+    RetireFacts,
     Verdict,
     may_delete,
     may_overwrite,
     may_publish,
     may_record_proof,
+    may_retire,
 )
 
 NOW = datetime(2026, 11, 22, 12, tzinfo=UTC)
@@ -236,3 +239,48 @@ def test_a_set_is_published_whole_and_alone(expected: list[str], verified: list[
         assert f"{name} is not verified" in verdict.reasons
     for name in strangers:
         assert f"{name} does not belong to the set" in verdict.reasons
+
+
+EDITIONS = st.lists(
+    st.builds(
+        Edition,
+        name=st.integers(20260101, 20260109).map(str),
+        proven=st.booleans(),
+        holds=st.frozensets(st.sampled_from(["history", "articles", "page"])),
+    ),
+    min_size=1,
+    max_size=6,
+    unique_by=lambda edition: edition.name,
+)
+
+
+@settings(max_examples=300)
+@given(EDITIONS, st.integers(-1, 4), st.sampled_from([False, False, True]), st.sampled_from([False, False, True]))
+def test_an_old_edition_goes_only_where_younger_ones_are_proven_and_hold_what_it_holds(
+    editions: list[Edition], keep: int, on_hold: bool, in_use: bool
+) -> None:
+    left = sorted(editions, key=lambda edition: edition.name)
+    proven_before = {kind for edition in left if edition.proven for kind in edition.holds}
+    for old in list(left):
+        if may_retire(RetireFacts(old, left, keep, on_hold, in_use)).allowed:
+            left.remove(old)
+    removed = [edition for edition in editions if edition not in left]
+    assert not (removed and (on_hold or in_use))
+    assert {kind for edition in left if edition.proven for kind in edition.holds} == proven_before
+    proven = [edition for edition in left if edition.proven]
+    assert len(proven) >= min(max(1, keep), sum(edition.proven for edition in editions))
+    for old in removed:
+        assert sum(edition.name > old.name for edition in proven) >= max(1, keep)
+
+
+def test_every_reason_to_keep_an_edition_is_told() -> None:
+    old, young = Edition("1", True, frozenset({"history"})), Edition("2", True, frozenset({"articles"}))
+    verdict = may_retire(RetireFacts(old, [old, young, replace(young, name="3", proven=False)], 2, True, True))
+    assert verdict.reasons == (
+        "1 younger ones are proven, and 2 are kept",
+        "no younger proven one holds history",
+        "it is on hold",
+        "somebody works on it",
+    )
+    assert may_retire(RetireFacts(replace(old, holds=frozenset()), [old, young], 1)).allowed
+    assert not may_retire(RetireFacts(young, [old, young], 1)).allowed  # itself is no younger one

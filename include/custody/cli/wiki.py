@@ -12,11 +12,15 @@ from custody.cli import wiki_files
 from custody.cli.show import show
 from custody.ledger import Ledger, run_name
 from custody.ledger.store import now
-from custody.wiki_dump import claim, farm_config, jobs, monitor, report, runs, shelf, tables
-from custody.wiki_dump.farm import read_farm
+from custody.wiki_dump import adopt, choose, claim, farm_config, jobs, monitor, report, runs, shelf, tables
+from custody.wiki_dump.access import from_files, is_in_environment
+from custody.wiki_dump.farm import farm_of, unknown_sections
+from custody.wiki_dump.farm_config import FarmConfig
 from custody.wiki_dump.jobs import PUBLIC_TABLES
-from custody.wiki_dump.layout import Places
+from custody.wiki_dump.marks import mark_of
+from custody.wiki_dump.privacy import refuse_exposed
 from custody.wiki_dump.runs import Options
+from custody.wiki_dump.settings import Settings
 from custody.wiki_dump.status import RunState
 from custody.wiki_dump.whole import dump as dump_whole
 
@@ -38,7 +42,7 @@ def status(farm: str | None, stuck: bool, as_json: bool) -> None:
         [
             (
                 *(line.wiki, line.date, line.words, f"{line.done}/{line.jobs}", ", ".join(line.failed), line.lost),
-                *(line.changed_at, line.fault if line.state is not RunState.DONE else None),
+                *(line.changed_at, report.with_next_command(line) if report.is_stuck(line) else None),
             )
             for line in lines
         ],
@@ -54,14 +58,28 @@ def check(farm: str) -> None:
     """Check a farm's configuration and lists, and show which wiki is next. Nothing is written."""
     config = farm_config.load(farm)
     conf = claim.read_conf(config)
-    known = read_farm(conf.of())
+    known = farm_of(conf)
     click.echo(f"{conf.path}: {len(known.wikis)} wikis, {sum(wiki.private for wiki in known.wikis)} private")
-    for wiki_ in claim.order(known, conf, today=f"{now():%Y%m%d}")[:20]:
-        settings = conf.of(wiki_.name)
-        past = claim.past_of(Places.of(wiki_, settings))
-        count = len(jobs.all_jobs(wiki_, settings, config, PUBLIC_TABLES))
+    for name in unknown_sections(conf, {wiki.name for wiki in known.wikis}):
+        click.echo(f"section [{name}] is no wiki of the db list and not chosen: it has no effect here")
+    waiting = choose.waiting(known, conf, today=f"{now():%Y%m%d}")
+    for past, wiki_ in waiting[:20]:
+        count = len(jobs.all_jobs(wiki_, conf.of(wiki_.name), config, PUBLIC_TABLES))
         said = ("never dumped", f"not complete: {past.date}", f"last dump {past.date}")[past.rank]
         click.echo(f"{wiki_.name}: {said}, up to {count} jobs")
+    for wiki_ in known.wikis:
+        refuse_exposed(wiki_, conf.of(wiki_.name))
+    for _, wiki_ in waiting[:1]:
+        _try_database(config.of(wiki_.name), conf.of(wiki_.name), wiki_.name)
+
+
+def _try_database(config: FarmConfig, settings: Settings, name: str) -> None:
+    """Look whether the database of the next wiki answers; where only Airflow knows the way, say so."""
+    if config.connection and not is_in_environment(config.connection):
+        click.echo(f"database: not looked at, since connection {config.connection} is known to Airflow alone")
+        return
+    mark = mark_of(from_files(config, settings).address(name))
+    click.echo(f"database: that of {name} answers, its last revision is {mark['last_revision']}")
 
 
 def _names(text: str | None) -> tuple[str, ...]:
@@ -106,6 +124,26 @@ def dump(farm: str, name: str | None, date: str | None, cutoff: str | None, **gi
     click.echo(f"{run.subject}: {state}, in {run.places.run(run.date)}")
     if state is not RunState.DONE and not options.is_partial:
         sys.exit(2)
+
+
+@wiki.command("adopt")
+@click.argument("farm")
+@click.option("--wiki", "name", help="Db name; else all of the farm.")
+def adopt_(farm: str, name: str | None) -> None:
+    """Put dumps on record that lie in the trees: after the ledger was lost, or another program's.
+
+    Every file is read to its end and compared with the lists beside it. Nothing in the trees is changed.
+    """
+    complaints = 0
+    for found in adopt.adopt(Ledger.open(), farm, farm_config.load(farm), who=run_name(), wiki=name):
+        if found.state is not None:
+            said = f"{found.files} files, {found.size_bytes} bytes read back, {found.state}"
+            click.echo(f"{found.wiki} {found.date}: {said}")
+        for complaint in found.complaints:
+            complaints += 1
+            click.echo(f"custody: {complaint}", err=True)
+    if complaints:
+        sys.exit(1)
 
 
 @wiki.command("monitor")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
@@ -9,68 +10,31 @@ from pathlib import Path
 
 import sqlalchemy as sa
 
-from custody import lease
-from custody.faults import Fault, FaultKind
+from custody.faults import Fault, FaultKind, os_errors_as_faults
 from custody.ledger import Ledger
 from custody.ledger.store import now
 from custody.ledger.tables import lease as lease_table
 from custody.wiki_dump import conf as wikidump_conf
-from custody.wiki_dump import lockfile, runs, tables
+from custody.wiki_dump import runs, servers, tables
+from custody.wiki_dump.access import Reach, from_files
+from custody.wiki_dump.choose import GOOD, let_others_go_first, order, past_of
 from custody.wiki_dump.conf import Conf
-from custody.wiki_dump.farm import Farm, Wiki, read_farm
+from custody.wiki_dump.engine.rows import Address
+from custody.wiki_dump.farm import Wiki, farm_of
 from custody.wiki_dump.farm_config import FarmConfig
 from custody.wiki_dump.layout import Places, check_date
-from custody.wiki_dump.runs import ROOM, Options, Run
+from custody.wiki_dump.marks import is_unchanged, mark_of
+from custody.wiki_dump.privacy import refuse_exposed
+from custody.wiki_dump.runs import Options, Run
 from custody.wiki_dump.status import JobState, RunState, read_runinfo
+from custody.wiki_dump.take import Wish, take
 
 MAINTENANCE, EXIT = "maintenance.txt", "exit.txt"
-
-
-@dataclass(frozen=True, order=True)
-class Past:
-    """When and how a wiki was dumped last, in the order in which wikis are chosen."""
-
-    rank: int  # 0 never, 1 failed, aborted or partial, 2 good
-    date: str
-    age_key: float
-    wiki: str
 
 
 def read_conf(config: FarmConfig) -> Conf:
     """Read the farm's ``wikidump.conf`` afresh. Faults: CONFIG."""
     return wikidump_conf.load(*wikidump_conf.parse_place(config.conf))
-
-
-def past_of(places: Places) -> Past:
-    """Read it out of the published tree: what any program left there counts."""
-    dates = places.dates()
-    return past_of_date(places, dates[-1]) if dates else Past(0, "", 0.0, places.wiki.name)
-
-
-def past_of_date(places: Places, date: str) -> Past:
-    """The same of one of its runs."""
-    status = places.run(date) / "status.html"
-    try:
-        text, mtime = status.read_text("utf-8", "replace"), status.stat().st_mtime
-    except OSError:
-        return Past(1, date, 0.0, places.wiki.name)
-    return Past(2 if "Dump complete" in text and "failed" not in text else 1, date, mtime, places.wiki.name)
-
-
-def order(farm: Farm, conf: Conf, *, cutoff: str | None = None, today: str) -> list[Wiki]:
-    """Wikis that may be dumped, the one to take first: never dumped, failed or partial, then the oldest.
-
-    :param cutoff: wikis whose last good dump is of this date or a later one are left out.
-    """
-    found = []
-    for position, wiki in enumerate(farm.wikis):
-        settings = conf.of(wiki.name)
-        past = past_of(Places.of(wiki, settings))
-        if past.rank == 2 and (past.date >= today or (cutoff is not None and past.date >= cutoff)):
-            continue
-        key = Past(0, "", float(position), wiki.name) if settings.fixeddumporder else past
-        found.append((key, wiki))
-    return [wiki for _, wiki in sorted(found, key=lambda each: each[0])]
 
 
 def look_for_switches(conf: Conf) -> None:
@@ -97,33 +61,95 @@ def claim(
     date: str | None = None,
     options: Options | None = None,
     cutoff: str | None = None,
+    reach: Reach = from_files,
+    holder: str | None = None,
 ) -> Run:
     """Choose a wiki and take it; the same owner who asks again gets the run he has.
 
+    :param reach: tells how the databases of a wiki are found.
+    :param holder: :func:`custody.lease.process_identity`, where the whole run is this one process.
+
     Faults: CANCELLED where there is nothing to do or work is switched off, CONFLICT where the wiki that was named is
-    somebody else's, CONFIG for whatever is wrong with lists and keys.
+    somebody else's, THROTTLED where its database server has enough runs, CONFIG for what is wrong with lists and keys.
     """
     options = options or Options()
+    if options.restartfrom and options.jobs:
+        raise Fault(FaultKind.CONFIG, "restartfrom and job", "exclude each other", next_command="leave one of them out")
     mine = runs.of_owner(ledger, owner)
     if mine is not None and not mine.state.is_over and _is_ours(ledger, mine):
         return mine
     conf = read_conf(config)
     look_for_switches(conf)
-    farm = read_farm(conf.of())
+    farm = farm_of(conf)
     today = f"{now():%Y%m%d}"
-    if wiki is not None:
-        return _take(ledger, config_name, config, conf, farm.wiki(wiki), owner, date or today, options)
-    limit = None if cutoff is None else check_date(today if cutoff == "today" else cutoff)
-    for candidate in order(farm, conf, cutoff=limit, today=date or today):
-        places = Places.of(candidate, conf.of(candidate.name))
-        if _has_nothing_to_do(places, options) or (config.closed_once and _is_dumped_since_closing(ledger, places)):
-            continue
-        try:
-            return _take(ledger, config_name, config, conf, candidate, owner, date or today, options)
-        except Fault as fault:
-            if fault.kind is not FaultKind.CONFLICT:
-                raise
-    raise Fault(FaultKind.CANCELLED, config_name, "no wiki is waiting: all are dumped, or are being dumped")
+    claiming = _Claiming(ledger, config_name, config, conf, owner, date or today, options, reach, holder)
+    try:
+        with os_errors_as_faults():
+            if wiki is not None:
+                return claiming.take(farm.wiki(wiki))
+            limit = None if cutoff is None else check_date(today if cutoff == "today" else cutoff)
+            return claiming.first_of(let_others_go_first(ledger, order(farm, conf, cutoff=limit, today=date or today)))
+    except BaseException:
+        servers.give_back(ledger, owner)
+        raise
+
+
+@dataclass(frozen=True)
+class _Claiming:
+    """What taking a wiki needs to know, whichever it is."""
+
+    ledger: Ledger
+    config_name: str
+    config: FarmConfig
+    conf: Conf
+    owner: str
+    date: str
+    options: Options
+    reach: Reach
+    holder: str | None
+
+    def first_of(self, candidates: list[Wiki]) -> Run:
+        """Take the first that may be taken. Faults: CANCELLED where there is none, THROTTLED where it must wait."""
+        full: Fault | None = None
+        broken: Fault | None = None
+        for candidate in candidates:
+            if self._needs_no_dump(candidate):
+                continue
+            try:
+                return self.take(candidate)
+            except Fault as fault:
+                if fault.kind is FaultKind.THROTTLED:
+                    full = fault
+                elif fault.kind in {FaultKind.DATA, FaultKind.NEEDS_HUMAN}:
+                    broken = broken or fault  # the monitor names it; the other wikis can be dumped
+                elif fault.kind is not FaultKind.CONFLICT:
+                    raise
+        if stopped := full or broken:
+            raise stopped
+        raise Fault(FaultKind.CANCELLED, self.config_name, "no wiki is waiting: all are dumped, or are being dumped")
+
+    def _needs_no_dump(self, wiki: Wiki) -> bool:
+        settings = self.conf.of(wiki.name)
+        places = Places.of(wiki, settings)
+        if _has_nothing_to_do(places, self.options):
+            return True
+        if not (self.config.closed_once and wiki.closed):
+            return False
+        farm = self.config.of(wiki.name)
+        return _is_dumped_since_closing(self.ledger, places, lambda: self.reach(farm, settings).address(wiki.name))
+
+    def take(self, wiki: Wiki) -> Run:
+        """A slot of its database server, then the wiki itself."""
+        farm, settings = self.config.of(wiki.name), self.conf.of(wiki.name)
+        refuse_exposed(wiki, settings)
+        server = None
+        if farm.runs_per_server is not None:
+            server, ttl = self.reach(farm, settings).server, timedelta(seconds=farm.lease_s)
+            servers.hold(self.ledger, server, farm.runs_per_server, owner=self.owner, ttl=ttl)
+        wish = Wish(self.config_name, farm, settings, wiki, self.owner, self.date, self.options, self.holder)
+        run = take(self.ledger, wish)
+        servers.give_back(self.ledger, self.owner, but=server)
+        return run
 
 
 def _has_nothing_to_do(places: Places, options: Options) -> bool:
@@ -138,90 +164,27 @@ def _has_nothing_to_do(places: Places, options: Options) -> bool:
     return all(done.get(job) == JobState.DONE for job in options.jobs)
 
 
-def _is_dumped_since_closing(ledger: Ledger, places: Places) -> bool:
-    """Whether a wiki is closed, and was so when its newest run was dumped whole."""
+def _is_dumped_since_closing(ledger: Ledger, places: Places, address: Callable[[], Address]) -> bool:
+    """Whether a closed wiki was so when its newest run was dumped whole, and has not changed since."""
     past = past_of(places)
-    if not places.wiki.closed or past.rank != 2:
+    if past.rank != GOOD:
         return False
     found = runs.select(ledger, tables.run.c.wiki == places.wiki.name, tables.run.c.date == past.date)
-    return any(run.wiki.closed and run.state is RunState.DONE and run.places.private == places.private for run in found)
+    ours = [run for run in found if run.wiki.closed and run.state is RunState.DONE]
+    marks = [run.snapshot for run in ours if run.places.private == places.private]
+    if not marks:
+        return False
+    try:
+        mark = mark_of(address())
+    except Fault:
+        return False  # nobody knows whether it has changed: the run that is made of it says what is wrong
+    return any(is_unchanged(known, mark) for known in marks)
 
 
 def _is_ours(ledger: Ledger, run: Run) -> bool:
     with ledger.read() as connection:
         query = sa.select(lease_table.c.token).where(lease_table.c.name == run.lease_name)
         return connection.scalar(query) == run.token
-
-
-def _take(
-    ledger: Ledger,
-    config_name: str,
-    config: FarmConfig,
-    conf: Conf,
-    wiki: Wiki,
-    owner: str,
-    date: str,
-    options: Options,
-) -> Run:
-    settings = conf.of(wiki.name)
-    places = Places.of(wiki, settings)
-    if date == "last":
-        dates = places.dates()
-        if not dates:
-            raise Fault(FaultKind.CONFIG, f"wiki {wiki.name}", "has no dump yet, so there is no last one")
-        date = dates[-1]
-    check_date(date)
-    _refuse_again(ledger, places, date, options)
-    name = runs.lease_name(places)
-    taken = _take_lease(ledger, name, owner, timedelta(seconds=config.lease_s))
-    try:
-        lock = places.lock(date)
-        foreign = [found for found in lockfile.find(places.private) if found.path != lock or not taken[1]]
-        if foreign:
-            reason = f"is held by {foreign[0].owner}, touched {foreign[0].age_s():.0f} s ago"
-            next_command = "wait for it; wiki_dump_monitor takes stale locks away"
-            raise Fault(FaultKind.CONFLICT, str(foreign[0].path), reason, next_command=next_command)
-        places.make(date)
-        if lockfile.look(lock) is None:
-            lockfile.make(lock)
-        with ledger.begin() as connection:
-            lease.check(connection, taken[0])
-            run_id = runs.add(
-                *(connection, config_name, wiki, date),
-                owner=owner,
-                token=taken[0].token,
-                farm=config,
-                settings=settings,
-                options=options,
-            )
-            detail = {"jobs": list(options.jobs), "token": taken[0].token}
-            ledger.record_event(
-                connection, who=owner, room=ROOM, what="claimed", subject=f"{wiki.name} {date}", detail=detail
-            )
-    except BaseException:
-        lease.give_back(ledger, taken[0])
-        raise
-    return runs.load(ledger, run_id)
-
-
-def _refuse_again(ledger: Ledger, places: Places, date: str, options: Options) -> None:
-    """A dump that is complete is not made again by accident."""
-    if options.is_partial or options.redo:
-        return
-    key_of = runs.select(ledger, tables.run.c.wiki == places.wiki.name, tables.run.c.date == date)
-    if any(run.state is RunState.DONE and run.places.private == places.private for run in key_of):
-        next_command = "name jobs, or set redo"
-        raise Fault(FaultKind.CONFLICT, f"{places.wiki.name} {date}", "is complete already", next_command=next_command)
-
-
-def _take_lease(ledger: Ledger, name: str, owner: str, ttl: timedelta) -> tuple[lease.Lease, bool]:
-    """The lease, and whether we had it before: a claim that was killed half way goes on where it was."""
-    holder = f"run {owner}"
-    with ledger.read() as connection:
-        row = connection.execute(sa.select(lease_table).where(lease_table.c.name == name)).one_or_none()
-    if row is not None and row.holder == holder and row.expires_at > now():
-        return lease.Lease(name, row.token, holder, row.expires_at), True
-    return lease.take(ledger, name, holder=holder, ttl=ttl), False
 
 
 def switch_path(config: FarmConfig, name: str) -> Path:

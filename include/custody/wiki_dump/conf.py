@@ -19,9 +19,9 @@ from typing import Any
 from custody.faults import Fault, FaultKind
 from custody.wiki_dump.settings import Settings, by_section
 
-_SECTIONS = by_section()
+SECTIONS = by_section()
 _FIELDS = {each.name: each for each in fields(Settings)}
-_BY_KEY = {key: name for keys in _SECTIONS.values() for key, name in keys.items()}
+_BY_KEY = {key: name for keys in SECTIONS.values() for key, name in keys.items()}
 _TRUE, _FALSE = {"1", "true", "yes", "on"}, {"0", "false", "no", "off", ""}
 DB_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 
@@ -83,7 +83,7 @@ def load(path: Path, override: str | None = None) -> Conf:
             conf.value(_BY_KEY[key], text.strip())
     conf.of()
     for name in sections:
-        if name not in _SECTIONS:
+        if name not in SECTIONS:
             conf.of(name)  # a bad value is found now, not when that wiki's turn comes
     return conf
 
@@ -100,11 +100,11 @@ def digest_of(frozen: Mapping[str, Any]) -> str:
 
 
 def _check_section(path: Path, name: str, content: Mapping[str, str]) -> None:
-    known = _SECTIONS.get(name)
+    known = SECTIONS.get(name)
     if known is None:
         if not DB_NAME.fullmatch(name):
-            raise Fault(FaultKind.CONFIG, f"{path}: [{name}]", f"is no section and no db name{_near(name, _SECTIONS)}")
-        if near := difflib.get_close_matches(name, _SECTIONS, n=1, cutoff=0.8):
+            raise Fault(FaultKind.CONFIG, f"{path}: [{name}]", f"is no section and no db name{_near(name, SECTIONS)}")
+        if near := difflib.get_close_matches(name, SECTIONS, n=1, cutoff=0.8):
             raise Fault(FaultKind.CONFIG, f"{path}: [{name}]", f"is no section; did you mean [{near[0]}]?")
     for key in content:
         if known is not None and key not in known:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -31,8 +32,13 @@ def engine_of(work: Work) -> Iterator[Engine]:
         local = run.farm.local_settings or ""
         limit_s = float(run.farm.no_progress_s)
 
+        ends_at = None if run.farm.script_timeout_s is None else time.monotonic() + run.farm.script_timeout_s
+
         def progress(size_bytes: int) -> None:
             work.heartbeat.advance(looks=1)
+            if ends_at is not None and time.monotonic() > ends_at:
+                reason = f"did not end within script_timeout_s ({run.farm.script_timeout_s} s)"
+                raise Fault(FaultKind.TRANSIENT, f"scripts of {run.wiki.name}", reason)
 
         with mediawiki_engine(php, run.settings.dir, local, run.wiki.name, temp, limit_s, progress) as mediawiki:
             yield mediawiki

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
 from custody.faults import Fault, FaultKind
-from custody.wiki_dump.conf import DB_NAME
+from custody.wiki_dump.conf import DB_NAME, SECTIONS, Conf
 from custody.wiki_dump.settings import Settings
 
 
@@ -35,6 +37,28 @@ class Farm:
         raise Fault(FaultKind.CONFIG, f"wiki {name!r}", "is not in the db list, or in the list of those to skip")
 
 
+def farm_of(conf: Conf) -> Farm:
+    """Read all lists that a ``wikidump.conf`` names. Faults: CONFIG, for a misspelt section of a wiki too."""
+    settings = conf.of()
+    farm = read_farm(settings)
+    known = {wiki.name for wiki in farm.wikis} | _skipped(settings)
+    for name in unknown_sections(conf, known):
+        near = difflib.get_close_matches(name, known, n=1, cutoff=0.9)
+        if near:
+            reason = f"is neither a section nor a wiki of dblist; did you mean [{near[0]}]?"
+            raise Fault(FaultKind.CONFIG, f"{conf.path}: [{name}]", reason)
+    return farm
+
+
+def unknown_sections(conf: Conf, known: Collection[str]) -> list[str]:
+    """Sections that are neither built in nor a wiki's nor the chosen one: of other farms, or wrong."""
+    return sorted(set(conf.sections) - set(SECTIONS) - set(known) - {conf.override or ""})
+
+
+def _skipped(settings: Settings) -> set[str]:
+    return {name for path in settings.skipdblist for name in read_list("wiki.skipdblist", path)}
+
+
 def read_farm(settings: Settings) -> Farm:
     """Read all lists. Faults: CONFIG where one is missing or no list of db names: none is guessed to be public."""
     names = read_list("wiki.dblist", settings.dblist)
@@ -46,11 +70,21 @@ def read_farm(settings: Settings) -> Farm:
             next_command="name a file with their db names, an empty one where there are none",
         )
     private = set(read_list("wiki.privatelist", settings.privatelist))
-    skipped = {name for path in settings.skipdblist for name in read_list("wiki.skipdblist", path)}
+    skipped = _skipped(settings)
     closed = _optional("wiki.closedlist", settings.closedlist)
     flow = _optional("wiki.flowlist", settings.flowlist)
     flagged = _optional("wiki.flaggedrevslist", settings.flaggedrevslist)
     folded = {name.lower() for name in private}
+    strange = sorted(folded - {name.lower() for name in (*names, *skipped)})
+    if strange:
+        near = difflib.get_close_matches(strange[0], names, n=1)
+        raise Fault(
+            FaultKind.CONFIG,
+            f"wiki.privatelist {settings.privatelist}",
+            f"names {strange[0]}, which is no wiki of dblist{f'; did you mean {near[0]}?' if near else ''}: "
+            "nobody can tell which wiki is private",
+            next_command="correct it, or name that wiki in a list of skipdblist",
+        )
     return Farm(
         tuple(
             Wiki(name, name.lower() in folded, name in closed, name in flow, name in flagged)

@@ -9,6 +9,8 @@ from typing import Any, Self
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from custody import configs
+from custody.faults import Fault, FaultKind
+from custody.wiki_dump.farm import read_list
 
 _SHELF = configs.Shelf("wiki_dump", called="farm")
 
@@ -30,16 +32,32 @@ class Store(BaseModel):
     port: int = Field(3306, ge=1, le=65535)
 
 
+class Section(BaseModel):
+    """Some wikis of a farm whose databases lie on a server of their own.
+
+    :param connection: Airflow connection of that server.
+    :param dblist: their db names, one a line.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    connection: str
+    dblist: Path
+
+
 class FarmConfig(BaseModel):
     """One farm.
 
     :param conf: ``wikidump.conf``, or ``path:section`` with an override section.
     :param connection: Airflow connection of the databases (mysql); without one, ``database.client_config_file``.
+    :param sections: wikis on other database servers than the others, by the section's name.
+    :param runs_per_server: at most so many runs at a time on one database server, whatever farms they belong to.
     :param sqlite_dir: directory of ``<wiki>.sqlite`` files instead.
     :param siteinfo_dir: directory of ``<wiki>.json``, answers of the API's ``meta=siteinfo``.
     :param api: address of api.php, with ``{wiki}`` in it, asked where there is no stored answer.
     :param local_settings: LocalSettings.php for engine mediawiki, with ``{wiki}`` in it.
-    :param closed_once: leave a closed wiki out once it was dumped whole after it was closed; naming it dumps it again.
+    :param closed_once: leave a closed wiki out once it was dumped whole after it was closed and has not changed since.
+    :param script_timeout_s: after which a script of engine mediawiki is ended, whatever it still writes.
     :param lease_s: after which a run that gives no sign of life is given up.
     :param no_progress_s: after which a task that lives but does not go on is ended.
     """
@@ -49,6 +67,8 @@ class FarmConfig(BaseModel):
     conf: str
     engine: EngineKind = EngineKind.SQL
     connection: str | None = None
+    sections: dict[str, Section] = Field(default_factory=dict)
+    runs_per_server: int | None = Field(None, ge=1, le=1000)
     sqlite_dir: Path | None = None
     siteinfo_dir: Path | None = None
     api: str | None = None
@@ -59,6 +79,7 @@ class FarmConfig(BaseModel):
     closed_once: bool = False
     abstracts: bool = False
     restricted_logs: tuple[str, ...] = ("suppress",)
+    script_timeout_s: int | None = Field(None, ge=1)
     lease_s: int = Field(900, ge=30)
     no_progress_s: int = Field(3600, ge=5)
     queue: str | None = None
@@ -81,9 +102,17 @@ class FarmConfig(BaseModel):
     def _fits_together(self) -> Self:
         if self.engine is EngineKind.MEDIAWIKI and not self.local_settings:
             raise ValueError("engine mediawiki needs local_settings")
-        if self.connection and self.sqlite_dir:
+        if (self.connection or self.sections) and self.sqlite_dir:
             raise ValueError("connection and sqlite_dir exclude each other")
         return self
+
+    def of(self, wiki: str) -> FarmConfig:
+        """The same for one wiki: its section's connection is the one it has. Faults: CONFIG for lists that clash."""
+        found = [name for name, section in self.sections.items() if wiki in read_list(name, str(section.dblist))]
+        if len(found) > 1:
+            raise Fault(FaultKind.CONFIG, f"wiki {wiki}", f"is in the lists of sections {' and '.join(found)}")
+        connection = self.sections[found[0]].connection if found else self.connection
+        return self.model_copy(update={"connection": connection, "sections": {}})
 
 
 def config_names() -> list[str]:
@@ -106,4 +135,7 @@ def parse(values: dict[str, Any], where: str, *, base: Path | None = None) -> Fa
     for key in ("sqlite_dir", "siteinfo_dir"):
         if (path := getattr(config, key)) is not None:
             update[key] = base / path
+    update["sections"] = {
+        name: section.model_copy(update={"dblist": base / section.dblist}) for name, section in config.sections.items()
+    }
     return config.model_copy(update=update)

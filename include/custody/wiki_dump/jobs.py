@@ -71,6 +71,7 @@ class Stage(StrEnum):
     TEXT = "text"
     RECOMBINE = "recombine"
     RECOMPRESS = "recompress"
+    NOT_MADE = "not made"
 
 
 @dataclass(frozen=True)
@@ -84,6 +85,13 @@ class Job:
     private: bool = False
     table: str | None = None
 
+
+FLOW = {
+    "flowdump": "Flow pages, the current versions of topics and posts.",
+    "flowhistorydump": "Flow pages with the complete history of topics and posts.",
+}
+NOT_MADE = "not made here: MediaWiki's own script, extensions/Flow/maintenance/dumpBackup.php, makes it"
+"""What readers are told of the jobs in ``FLOW``, which only that extension knows how to do."""
 
 _ARTICLES = "Articles, templates, media/file descriptions, and primary meta-pages."
 _CURRENT = "All pages, current versions only."
@@ -130,6 +138,8 @@ def all_jobs(wiki: Wiki, settings: Settings, farm: FarmConfig, tables: Iterable[
     found.append(Job("metahistorybz2dump", _HISTORY, Stage.TEXT, "xmlstubsdump"))
     if has_parts and settings.recombineHistory:
         found.append(_recombined("metahistorybz2dump", _HISTORY))
+    if wiki.flow:
+        found += [Job(name, title, Stage.NOT_MADE) for name, title in FLOW.items()]
     found.append(Job("metahistory7zdump", _HISTORY_7Z, Stage.RECOMPRESS, "metahistorybz2dump"))
     if settings.multistream:
         found.append(Job("articlesmultistreamdump", _MULTI, Stage.RECOMPRESS, "articlesdump"))
@@ -144,7 +154,7 @@ def check_names(names: Iterable[str], wiki: Wiki) -> None:
         FarmConfig.model_validate({"conf": "-", "private_tables": True, "abstracts": True}),
         [*PUBLIC_TABLES, *PRIVATE_TABLES],
     )
-    known = {job.name for job in every} | {"sitelistdump", "flowdump", "flowhistorydump"}
+    known = {job.name for job in every} | {"sitelistdump", *FLOW}
     for name in names:
         if name not in known:
             near = difflib.get_close_matches(name, known, n=1)
@@ -218,3 +228,16 @@ STUBS_OF = {
     "metahistorybz2dump": "stub-meta-history",
 }
 STUBS = ("stub-meta-history", "stub-meta-current", "stub-articles")
+
+_SAME_CONTENT = {
+    "metahistory7zdump": "metahistorybz2dump",
+    "articlesmultistreamdump": "articlesdump",
+    "abstractsdump": "articlesdump",
+    "namespacesv2": "namespaces",
+}
+
+
+def content_of(job: str) -> str:
+    """The job whose content this one holds in another form: ``metahistorybz2dump`` for ``metahistory7zdump``."""
+    name = job.removesuffix("recombine")
+    return _SAME_CONTENT.get(name, name)

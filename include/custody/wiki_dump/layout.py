@@ -6,10 +6,12 @@
 from __future__ import annotations
 
 import re
+import stat
 from dataclasses import dataclass
 from pathlib import Path
 
-from custody.faults import Fault, FaultKind
+from custody.faults import Fault, FaultKind, os_errors_as_faults
+from custody.publish import write_atomic
 from custody.wiki_dump.farm import Wiki
 from custody.wiki_dump.settings import Settings
 
@@ -96,13 +98,32 @@ class Places:
         except (FileNotFoundError, NotADirectoryError):
             return []
 
-    def make(self, date: str) -> None:
-        """Make the directories of a run; those of the private tree are closed to others."""
+    def make(self, date: str, *, fileperms: int = 0o640) -> None:
+        """Make the directories of a run; those of the private tree are closed to others.
+
+        :param fileperms: of public files; who may read these may enter the directories they lie in.
+        """
         for directory in (self.private, self.private_run(date)):
             directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         if not self.wiki.private:
-            self.run(date).mkdir(parents=True, exist_ok=True)
+            for directory in (self.public.parent, self.public, self.run(date)):
+                make_public_directory(directory, fileperms)
         self.temp_run(date).mkdir(mode=0o700, parents=True, exist_ok=True)
+
+
+def make_public_directory(directory: Path, fileperms: int) -> None:
+    """Make a directory that the readers of public files may enter, whatever the umask; one that is there stays."""
+    if not directory.is_dir():
+        directory.mkdir(parents=True, exist_ok=True)
+        directory.chmod(0o700 | fileperms | (fileperms & 0o444) >> 2)
+
+
+def write_public(path: Path, content: bytes, fileperms: int) -> None:
+    """Write a small file whole, with exactly these permissions, whatever the umask. Faults: by the OS error."""
+    write_atomic(path, content, mode=fileperms)
+    with os_errors_as_faults(str(path)):
+        if stat.S_IMODE(path.stat().st_mode) != fileperms:
+            path.chmod(fileperms)
 
 
 def check_date(date: str) -> str:

@@ -39,7 +39,13 @@ class LockFile:
 
 def identity() -> str:
     """``<host> <pid>`` of this process."""
-    return f"{socket.getfqdn()} {os.getpid()}"
+    return f"{host_name()} {os.getpid()}"
+
+
+def host_name() -> str:
+    """The full name of this host; where the system calls every host localhost, the short one."""
+    name = socket.getfqdn()
+    return socket.gethostname() if name.startswith("localhost") else name
 
 
 def make(path: Path) -> None:

@@ -19,13 +19,13 @@ from custody import lease
 from custody.faults import Fault, from_os_error
 from custody.ledger import Ledger
 from custody.ledger.store import now
-from custody.publish import write_atomic
-from custody.wiki_dump import claim, lockfile, runs, shelf, status, tables
+from custody.wiki_dump import choose, claim, lockfile, runs, servers, shelf, status, tables
 from custody.wiki_dump.conf import Conf
-from custody.wiki_dump.farm import Wiki, read_farm
+from custody.wiki_dump.farm import Wiki, farm_of
 from custody.wiki_dump.farm_config import FarmConfig
-from custody.wiki_dump.layout import INPROG, Places
+from custody.wiki_dump.layout import INPROG, Places, make_public_directory, write_public
 from custody.wiki_dump.lockfile import LockFile
+from custody.wiki_dump.privacy import refuse_exposed
 from custody.wiki_dump.runs import ROOM, FileState, Run
 from custody.wiki_dump.settings import Settings
 from custody.wiki_dump.status import JobState, RunState
@@ -56,7 +56,7 @@ def sweep(ledger: Ledger, config: FarmConfig, *, who: str) -> Sweep:
     """Look at every wiki of the farm once. Faults: CONFIG for lists and keys; those of one wiki stop no other."""
     conf = claim.read_conf(config)
     settings = conf.of()
-    farm = read_farm(settings)
+    farm = farm_of(conf)
     aborted: list[str] = []
     lines = []
     for wiki in farm.wikis:
@@ -64,6 +64,8 @@ def sweep(ledger: Ledger, config: FarmConfig, *, who: str) -> Sweep:
             own = conf.of(wiki.name)
             places = Places.of(wiki, own)
             aborted += abort_stale(ledger, places, own, who=who)
+            _mend_status(ledger, places)
+            refuse_exposed(wiki, own)
             lines.append(_line(places))
         except (OSError, Fault) as error:
             fault = from_os_error(error) if isinstance(error, OSError) else error
@@ -97,6 +99,17 @@ def abort_stale(ledger: Ledger, places: Places, settings: Settings, *, who: str)
                 *(connection,), who=who, room=ROOM, what="aborted", subject=f"{places.wiki.name} {date}", detail=detail
             )
     return found
+
+
+def _mend_status(ledger: Ledger, places: Places) -> None:
+    """A run that is over, and whose files say otherwise: its end found no room to write them."""
+    dates = places.dates()
+    if not dates or "Dump in progress" not in _read(places.run(dates[-1]) / "status.html"):
+        return
+    found = runs.select(ledger, tables.run.c.wiki == places.wiki.name, tables.run.c.date == dates[-1])
+    for run in found:
+        if run.places.private == places.private and run.state.is_over:
+            shelf.write_status(ledger, run.id)
 
 
 def _is_held(ledger: Ledger, places: Places) -> bool:
@@ -133,6 +146,7 @@ def _abort_run(ledger: Ledger, run: Run, lock: LockFile, who: str) -> None:
         shelf.write_status(ledger, run.id)
     finally:
         lease.give_back(ledger, taken)
+    servers.give_back(ledger, run.owner)
 
 
 def _drop_inprog(directory: Path) -> None:
@@ -151,15 +165,15 @@ def _correct_files(places: Places, settings: Settings, date: str) -> None:
         jobs = _lines_of(text)
         mode = settings.fileperms
         if jobs:
-            write_atomic(info, re.sub(r"status:in-progress;", "status:failed;", text).encode(), mode=mode)
-            write_atomic(directory / "dumpruninfo.json", status.runinfo_json(jobs), mode=mode)
+            write_public(info, re.sub(r"status:in-progress;", "status:failed;", text).encode(), mode)
+            write_public(directory / "dumpruninfo.json", status.runinfo_json(jobs), mode)
         _correct_dumpstatus(directory / "dumpstatus.json", mode)
         line = status.status_line(
             *(places.wiki.name, date, RunState.ABORTED, jobs, now()),
             labels=shelf.labels(places.wiki),
             link=None if places.wiki.private else f"{places.wiki.name}/{date}",
         )
-        write_atomic(directory / "status.html", line.encode(), mode=mode)
+        write_public(directory / "status.html", line.encode(), mode)
         _drop_inprog(directory)
 
 
@@ -178,7 +192,7 @@ def _correct_dumpstatus(path: Path, mode: int) -> None:
         for job in content["jobs"].values():
             if job.get("status") == JobState.IN_PROGRESS:
                 job["status"] = str(JobState.FAILED)
-        write_atomic(path, json.dumps(content).encode() + b"\n", mode=mode)
+        write_public(path, json.dumps(content).encode() + b"\n", mode)
 
 
 def _read(path: Path) -> str:
@@ -193,7 +207,7 @@ def _read(path: Path) -> str:
 
 def _line(places: Places) -> WikiLine:
     wiki = places.wiki
-    past = claim.past_of(places)
+    past = choose.past_of(places)
     running = bool(lockfile.find(places.private))
     if past.rank == 0:
         return WikiLine(wiki, (0, "", 0.0), shelf.never_dumped(wiki), running)
@@ -215,7 +229,7 @@ def _broken(wiki: Wiki, fault: Fault) -> WikiLine:
 
 def _write_index(settings: Settings, conf: Conf, lines: Sequence[WikiLine]) -> None:
     public = Path(settings.public)
-    public.mkdir(parents=True, exist_ok=True)
+    make_public_directory(public, settings.fileperms)
     headline = _headline(conf, lines)
     at = now()
     by_name = settings.index.replace(".html", "") + "-bydb.html"
@@ -228,9 +242,9 @@ def _write_index(settings: Settings, conf: Conf, lines: Sequence[WikiLine]) -> N
     )
     for name, order, other in pages:
         page = status.index_page([line.item for line in order], headline, other=other, at=at)
-        write_atomic(public / name, page.encode("utf-8", "replace"), mode=mode)
+        write_public(public / name, page.encode("utf-8", "replace"), mode)
     wikis = {line.wiki.name: found for line in sorted_by_name if (found := _status_of(line, conf)) is not None}
-    write_atomic(public / "index.json", json.dumps({"wikis": wikis}).encode() + b"\n", mode=mode)
+    write_public(public / "index.json", json.dumps({"wikis": wikis}).encode() + b"\n", mode)
 
 
 def _headline(conf: Conf, lines: Sequence[WikiLine]) -> str:

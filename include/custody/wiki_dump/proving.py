@@ -11,10 +11,10 @@ from custody.digests import Fixity, Match
 from custody.faults import Fault, FaultKind, os_errors_as_faults
 from custody.ledger import CopyState
 from custody.ledger.store import disk_place
-from custody.publish import fsync_directory, rename_noclobber, write_atomic
+from custody.publish import fsync_directory, rename_noclobber
 from custody.wiki_dump import runs, shelf
 from custody.wiki_dump.bz2.verify import Verified, verify
-from custody.wiki_dump.layout import INPROG
+from custody.wiki_dump.layout import INPROG, write_public
 from custody.wiki_dump.making import directory_of, inprog_of, reading_tools
 from custody.wiki_dump.runs import FileRow, FileState
 from custody.wiki_dump.status import SUMS, JobState
@@ -116,10 +116,10 @@ def _publish(work: Work, file: FileRow, found: Verified) -> None:
         _rename(work, inprog, final, found.fixity)
         with os_errors_as_faults(str(directory)):
             fsync_directory(directory)
-    if not file.private or work.run.wiki.private:
-        for algorithm in SUMS:
-            content = f"{found.fixity.digests[algorithm]}  {file.name}\n".encode()
-            write_atomic(directory / f"{algorithm}sums-{file.name}.txt", content, mode=work.run.settings.fileperms)
+    mode = 0o600 if file.private else work.run.settings.fileperms
+    for algorithm in SUMS:  # beside the file: of a private one in the private tree, where a lost ledger finds them
+        content = f"{found.fixity.digests[algorithm]}  {file.name}\n".encode()
+        write_public(directory / f"{algorithm}sums-{file.name}.txt", content, mode)
     with work.transaction() as connection:
         sums = {name: found.fixity.digests[name] for name in SUMS}
         counts = {**file.counts, "content_bytes": found.content.size_bytes}

@@ -39,6 +39,7 @@ class RunLine:
     fault_kind: str | None
     changed_at: datetime
     progress: dict[str, Any]
+    private_dir: str = ""
 
 
 def list_runs(
@@ -46,11 +47,13 @@ def list_runs(
 ) -> list[RunLine]:
     """The newest run of every wiki, youngest change first."""
     newest = (
-        sa.select(sa.func.max(tables.run.c.id))
+        sa.select(tables.run.c.place_key, sa.func.max(tables.run.c.date).label("date"))
         .where(*([tables.run.c.config == config] if config else []))
         .group_by(tables.run.c.place_key)
+        .subquery()
     )
-    query = sa.select(tables.run.c.id, tables.run.c.fault).where(tables.run.c.id.in_(newest))
+    is_newest = sa.and_(tables.run.c.place_key == newest.c.place_key, tables.run.c.date == newest.c.date)
+    query = sa.select(tables.run.c.id, tables.run.c.fault).join(newest, is_newest)
     with ledger.read() as connection:
         found = [(row.id, row.fault) for row in connection.execute(query.order_by(tables.run.c.changed_at.desc()))]
     lines = [line_of(ledger, runs.load(ledger, run_id), fault) for run_id, fault in found[: limit * 4]]
@@ -60,6 +63,21 @@ def list_runs(
 def is_stuck(line: RunLine) -> bool:
     """Whether a run ended otherwise than complete."""
     return line.state.is_over and line.state is not RunState.DONE
+
+
+def why_stopped(line: RunLine) -> str:
+    """Why a run is not complete: its last fault, or what it lacks."""
+    if line.fault:
+        return line.fault
+    if line.lost:
+        return f"{line.lost} texts could not be had: they are named in {line.private_dir}/exceptions-*.txt"
+    return line.words
+
+
+def with_next_command(line: RunLine) -> str:
+    """The same, with the command that takes it up again where the fault names none."""
+    why = why_stopped(line)
+    return why if ". Next: " in why else f"{why}. Next: custody wiki dump {line.config} --wiki {line.wiki}"
 
 
 def line_of(ledger: Ledger, run: Run, fault_kind: str | None = None) -> RunLine:
@@ -83,6 +101,7 @@ def line_of(ledger: Ledger, run: Run, fault_kind: str | None = None) -> RunLine:
         fault_kind,
         run.changed_at,
         dict(progress or {}) if not run.state.is_over else {},
+        str(run.places.private_run(run.date)),
     )
 
 

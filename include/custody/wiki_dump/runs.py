@@ -247,6 +247,11 @@ def jobs_of(connection: Connection, run_id: int) -> list[JobRow]:
     ]
 
 
+def failed_jobs(connection: Connection, run_id: int) -> list[str]:
+    """The names of the jobs of a run that failed."""
+    return [job.name for job in jobs_of(connection, run_id) if job.state is JobState.FAILED]
+
+
 def put_jobs(connection: Connection, run_id: int, names: Sequence[str], states: Mapping[str, JobState]) -> None:
     """Write the list of jobs; those on record keep their state unless ``states`` names another."""
     known = {job.name: job for job in jobs_of(connection, run_id)}

@@ -12,10 +12,10 @@ from pathlib import Path
 
 from custody.ledger import Ledger
 from custody.ledger.store import now
-from custody.publish import write_atomic
 from custody.wiki_dump import runs, status
 from custody.wiki_dump.farm import Wiki
 from custody.wiki_dump.jobs import Job, all_jobs
+from custody.wiki_dump.layout import write_public
 from custody.wiki_dump.runs import FileState, Run
 from custody.wiki_dump.status import FileLine, JobLine
 
@@ -79,7 +79,7 @@ def write_status(ledger: Ledger, run_id: int) -> None:
         directory = places.run(run.date)
         mode = run.settings.fileperms
         for name, content in _content(run, lines).items():
-            write_atomic(directory / name, content, mode=mode)
+            write_public(directory / name, content, mode)
 
 
 def _content(run: Run, lines: list[JobLine]) -> dict[str, bytes]:
@@ -127,7 +127,7 @@ def set_notice(ledger: Ledger, run: Run, text: str | None) -> None:
     """Put a notice on a run's page, or take it away."""
     path = run.places.run(run.date) / NOTICE
     if text:
-        write_atomic(path, text.encode() + b"\n", mode=run.settings.fileperms)
+        write_public(path, text.encode() + b"\n", run.settings.fileperms)
     else:
         path.unlink(missing_ok=True)
     write_status(ledger, run.id)

@@ -6,10 +6,11 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+from custody import lease
 from custody.faults import Fault, FaultKind
 from custody.ledger import Ledger
-from custody.wiki_dump import claim, finish, proving, recompress, steps
-from custody.wiki_dump.access import Access, from_files
+from custody.wiki_dump import claim, finish, listings, proving, recompress, steps, stubs, texts
+from custody.wiki_dump.access import Access, Reach, from_files
 from custody.wiki_dump.farm_config import FarmConfig
 from custody.wiki_dump.jobs import Stage
 from custody.wiki_dump.runs import Options, Run
@@ -17,10 +18,10 @@ from custody.wiki_dump.status import RunState
 from custody.wiki_dump.work import Work, working
 
 MAKERS: dict[str, Callable[[Work], int]] = {
-    Stage.PRIVATE_TABLES: lambda work: steps.make_tables(work, Stage.PRIVATE_TABLES),
-    Stage.TABLES: lambda work: steps.make_tables(work, Stage.TABLES),
-    Stage.SITE: steps.make_site,
-    Stage.LOGS: steps.make_logs,
+    Stage.PRIVATE_TABLES: lambda work: listings.make_tables(work, Stage.PRIVATE_TABLES),
+    Stage.TABLES: lambda work: listings.make_tables(work, Stage.TABLES),
+    Stage.SITE: listings.make_site,
+    Stage.LOGS: listings.make_logs,
 }
 """What is made at once beside the stubs: by the name of its task."""
 
@@ -35,12 +36,21 @@ def dump(
     date: str | None = None,
     options: Options | None = None,
     cutoff: str | None = None,
-    access: Access | None = None,
+    reach: Reach = from_files,
 ) -> tuple[Run, RunState]:
     """Dump one wiki, whole. Faults: the first one; what was done stays, and the next run goes on there."""
-    run = claim.claim(ledger, config_name, config, owner=who, wiki=wiki, date=date, options=options, cutoff=cutoff)
-    access = access or from_files(config, run.settings)
+    run = claim.claim(
+        *(ledger, config_name, config),
+        owner=who,
+        wiki=wiki,
+        date=date,
+        options=options,
+        cutoff=cutoff,
+        reach=reach,
+        holder=lease.process_identity(),
+    )
     try:
+        access = reach(run.farm, run.settings)
         state = _all_steps(ledger, run, who, access)
     finally:
         finish.give_back(ledger, run.id, owner=who)
@@ -55,17 +65,17 @@ def _all_steps(ledger: Ledger, run: Run, who: str, access: Access) -> RunState:
             with working(ledger, run.id, owner=who, access=access) as work:
                 do(work)
         except Fault as fault:
-            if fault.kind in {FaultKind.CONFLICT, FaultKind.CAPACITY, FaultKind.NEEDS_HUMAN}:
+            if fault.kind in {FaultKind.CONFLICT, FaultKind.CAPACITY, FaultKind.NEEDS_HUMAN, FaultKind.THROTTLED}:
                 raise
             faults.append(fault)
 
     step(steps.plan_jobs)
     if faults:
         raise faults[0]
-    for make in (*MAKERS.values(), steps.make_stubs):
+    for make in (*MAKERS.values(), stubs.make_stubs):
         step(make)
     each: list[tuple[Callable[[Work], list[Any]], Callable[..., object], str]] = [
-        (steps.plan_parts, steps.make_text, "file_id"),
+        (texts.plan_parts, texts.make_text, "file_id"),
         (recompress.plan_recombine, recompress.make_recombined, "job_name"),
         (recompress.plan_recompress, recompress.make_recompressed, "file_id"),
         (proving.jobs_to_prove, proving.prove_job, "job"),

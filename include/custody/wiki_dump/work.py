@@ -18,7 +18,7 @@ from custody.faults import Fault, FaultKind, from_os_error
 from custody.lease import Lease
 from custody.ledger import Ledger
 from custody.ledger.store import now
-from custody.wiki_dump import lockfile, runs
+from custody.wiki_dump import lockfile, runs, servers
 from custody.wiki_dump.access import Access
 from custody.wiki_dump.runs import ROOM, Run
 from custody.wiki_dump.status import JobState
@@ -27,8 +27,11 @@ from custody.wiki_dump.status import JobState
 class Heartbeat:
     """Touches the lock and renews the lease every ten seconds, as long as the work goes on."""
 
-    def __init__(self, ledger: Ledger, run: Run, *, touch_s: float = lockfile.TOUCH_S) -> None:
+    def __init__(
+        self, ledger: Ledger, run: Run, *, server: str | None = None, touch_s: float = lockfile.TOUCH_S
+    ) -> None:
         self._ledger, self._run, self._touch_s = ledger, run, touch_s
+        self._server = server
         self._lease = Lease(run.lease_name, run.token, run.owner, run.changed_at)
         self._ttl = timedelta(seconds=run.farm.lease_s)
         self._stop = threading.Event()
@@ -65,6 +68,7 @@ class Heartbeat:
                 return
             try:
                 self._beat()
+                self._keep_slot()
             except Fault as fault:
                 if fault.kind is FaultKind.CONFLICT:
                     self.lost = fault
@@ -78,9 +82,16 @@ class Heartbeat:
         if not lockfile.touch(path):
             lockfile.make(path)  # the lease is ours, so the file is too; CONFLICT where somebody made his own
 
+    def _keep_slot(self) -> None:
+        """Faults: THROTTLED where the database server was given to others while nothing of this run worked."""
+        limit = self._run.farm.runs_per_server
+        if limit is not None and self._server is not None:
+            servers.hold(self._ledger, self._server, limit, owner=self._run.owner, ttl=self._ttl)
+
     def start(self) -> None:
-        """Begin: the lease must be ours. Faults: CONFLICT."""
+        """Begin: the lease must be ours. Faults: CONFLICT, THROTTLED."""
         self._beat()
+        self._keep_slot()
         lockfile.adopt(self._run.places.lock(self._run.date))
         self._thread.start()
 
@@ -133,7 +144,7 @@ def working(ledger: Ledger, run_id: int, *, owner: str, access: Access, who: str
         conf = json.dumps({"config": run.config, "wiki": run.wiki.name})
         next_command = f"airflow dags trigger wiki_dump --conf {shlex.quote(conf)}"
         raise Fault(FaultKind.NEEDS_HUMAN, run.subject, f"is {run.state}: nothing was done", next_command=next_command)
-    heartbeat = Heartbeat(ledger, run)
+    heartbeat = Heartbeat(ledger, run, server=access.server)
     heartbeat.start()
     work = Work(ledger, run, who or owner, access, heartbeat)
     try:

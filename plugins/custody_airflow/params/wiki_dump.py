@@ -33,6 +33,15 @@ PARAMS = {
     "date": _text("Date", "YYYYMMDD, or `last`; empty: today (UTC).", pattern="^([0-9]{8}|last)$"),
     "cutoff": _text("Cut-off", "Leave out wikis dumped on this day (YYYYMMDD, or `today`) or later."),
     "dry_run": _switch("Dry run", "Say which wiki would be dumped and which jobs; touch nothing."),
+    "priority": Param(
+        0,
+        type="integer",
+        minimum=0,
+        maximum=100,
+        title="Priority",
+        description="Tasks of a run with more go first. Of the runs that `all` starts, one whose next wiki was never "
+        "dumped has 100, and each other one the more the older that wiki's last dump is.",
+    ),
     "job": _text("Only these jobs", "Names parted by commas; `tables` is all of them.", _JOBS, examples=["tables"]),
     "restartfrom": _text("From this job on", "Do this job and all after it.", _JOBS),
     "skipjobs": _text("Without these jobs", "Names parted by commas.", _JOBS, examples=["metahistory7zdump"]),

@@ -8,6 +8,7 @@ from typing import Any
 from airflow.sdk import BaseSensorOperator, Context
 
 from custody.wiki_dump import claim, farm_config, lockfile
+from custody.wiki_dump.farm import farm_of
 from custody.wiki_dump.layout import Places
 from custody_airflow.operators.common import faults_as_outcomes
 
@@ -28,7 +29,7 @@ class StaleLockSensor(BaseSensorOperator):
         """Look at every lock once."""
         with faults_as_outcomes():
             conf = claim.read_conf(farm_config.load(self.farm))
-            for wiki in claim.read_farm(conf.of()).wikis:
+            for wiki in farm_of(conf).wikis:
                 settings = conf.of(wiki.name)
                 for lock in lockfile.find(Places.of(wiki, settings).private):
                     if lock.age_s() > settings.staleage:

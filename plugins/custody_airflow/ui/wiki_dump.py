@@ -60,8 +60,7 @@ class WikiDumpStatus:
 
 def attention_of(line: RunLine) -> Attention:
     """A run that is not complete."""
-    why = line.fault or f"{line.words}; {line.lost} texts could not be had"
-    step = next_step(why)
+    step = next_step(report.why_stopped(line))
     if not step.commands:
         conf = json.dumps({"config": line.config, "wiki": line.wiki})
         step = replace(step, commands=(f"airflow dags trigger wiki_dump --conf {shlex.quote(conf)}",))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import socket
 import subprocess
 import sys
 import threading
@@ -18,8 +17,9 @@ import sqlalchemy as sa
 
 from custody.faults import Fault, FaultKind
 from custody.ledger.tables import lease as lease_table
-from custody.wiki_dump import claim, finish, lockfile, monitor, runs, steps
+from custody.wiki_dump import choose, claim, finish, lockfile, monitor, runs, steps, stubs
 from custody.wiki_dump.access import from_files
+from custody.wiki_dump.farm import farm_of
 from custody.wiki_dump.runs import Options
 from custody.wiki_dump.status import JobState, RunState
 from custody.wiki_dump.work import Heartbeat, working
@@ -71,15 +71,15 @@ def test_a_cutoff_and_a_fixed_order_and_a_run_that_is_newer(four: FarmSite) -> N
     dumped(four, "aawiki", "20260701")
     dumped(four, "zh_min_nanwiki", "20260801")
     conf = claim.read_conf(four.config)
-    farm = claim.read_farm(conf.of())
-    assert [wiki.name for wiki in claim.order(farm, conf, today="20260801")] == ["aawiki", *NAMES[2:]]
-    assert [wiki.name for wiki in claim.order(farm, conf, today="20260801", cutoff="20260601")] == NAMES[2:]
+    farm = farm_of(conf)
+    assert [wiki.name for wiki in choose.order(farm, conf, today="20260801")] == ["aawiki", *NAMES[2:]]
+    assert [wiki.name for wiki in choose.order(farm, conf, today="20260801", cutoff="20260601")] == NAMES[2:]
 
 
 def test_the_lock_names_host_and_pid_is_touched_and_goes_at_the_end(four: FarmSite) -> None:
     run = take(four, "zh_min_nanwiki", date="20260801")
     path = four.private("zh_min_nanwiki") / "lock_20260801"
-    assert path.read_text() == f"{socket.getfqdn()} {os.getpid()}"
+    assert path.read_text() == f"{lockfile.host_name()} {os.getpid()}"
     age(path, 100)
     heartbeat = Heartbeat(four.ledger, run, touch_s=0.1)
     heartbeat.start()
@@ -125,7 +125,7 @@ def test_who_lost_the_lease_writes_nothing_more(four: FarmSite) -> None:
         second = take(four, "aawiki", owner="two", date="20260801")
         assert second.token == run.token + 1
         with pytest.raises(Fault) as caught:
-            steps.make_stubs(work)
+            stubs.make_stubs(work)
         assert caught.value.kind is FaultKind.CONFLICT
     finish.give_back(four.ledger, run.id, owner="one")  # the one that lost it takes nothing away
     assert (four.private("aawiki") / "lock_20260801").exists()
@@ -163,7 +163,7 @@ def test_a_stale_lock_becomes_aborted_and_the_wiki_is_dumped_again(four: FarmSit
     access = from_files(four.config, run.settings)
     with working(four.ledger, run.id, owner="one", access=access) as work:
         steps.plan_jobs(work)
-        steps.make_stubs(work)
+        stubs.make_stubs(work)
     lock = four.private(wiki) / "lock_20260801"
     age(lock, 10_000)
     assert monitor.sweep(four.ledger, four.config, who="monitor").aborted == ()  # the lease is alive
@@ -183,7 +183,7 @@ def test_a_stale_lock_becomes_aborted_and_the_wiki_is_dumped_again(four: FarmSit
         pass
     assert caught.value.kind is FaultKind.NEEDS_HUMAN
     conf = claim.read_conf(four.config)
-    order = [each.name for each in claim.order(claim.read_farm(conf.of()), conf, today="20260802")]
+    order = [each.name for each in choose.order(farm_of(conf), conf, today="20260802")]
     assert order[3] == wiki  # after those that were never dumped, before all others
     again = take(four, wiki, owner="two", date="20260801")
     assert again.id == run.id and again.state is RunState.RUNNING
@@ -295,8 +295,8 @@ def test_a_closed_wiki_is_dumped_once_after_closing(four: FarmSite) -> None:
     assert take(four, date="20260801").wiki.name == "aawiki"  # open again
 
 
-def test_a_killed_worker_leaves_a_wiki_that_the_monitor_and_the_next_run_finish(four: FarmSite) -> None:
-    """A process killed with SIGKILL in the middle of its text pass."""
+def kill_half_way(farm: FarmSite) -> Path:
+    """A process killed with SIGKILL in the middle of its text pass; returns the lock it left."""
     program = (
         "import os, signal, sys\n"
         f"sys.path.insert(0, {str(Path(__file__).parents[2])!r})\n"
@@ -311,29 +311,59 @@ def test_a_killed_worker_leaves_a_wiki_that_the_monitor_and_the_next_run_finish(
         "    if count == 2: os.kill(os.getpid(), signal.SIGKILL)\n"
         "    return original(self, *a)\n"
         "making.Making.bz2_document = strike\n"
-        f"dump(Ledger.open({four.ledger.url!r}), 'farm', farm_config.load('farm'), who='killed', wiki='aawiki',"
+        f"dump(Ledger.open({farm.ledger.url!r}), 'farm', farm_config.load('farm'), who='killed', wiki='aawiki',"
         " date='20260801')\n"
     )
     ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120)
     assert ended.returncode == -9, ended.stderr
-    lock = four.private("aawiki") / "lock_20260801"
+    lock = farm.private("aawiki") / "lock_20260801"
     assert lock.exists()
-    with pytest.raises(Fault):
-        take(four, "aawiki", owner="next", date="20260801")
-    expire(four)
-    age(lock, 10_000)
-    assert monitor.sweep(four.ledger, four.config, who="monitor").aborted == ("aawiki 20260801",)
+    return lock
+
+
+def finished(farm: FarmSite) -> bool:
     from custody.wiki_dump.whole import dump
 
-    run, state = dump(four.ledger, four.name, four.config, who="next", wiki="aawiki", date="20260801")
-    assert state is RunState.DONE
-    with four.ledger.read() as connection:
-        assert {job.state for job in runs.jobs_of(connection, run.id)} <= {JobState.DONE, JobState.SKIPPED}
+    run, state = dump(farm.ledger, farm.name, farm.config, who="next", wiki="aawiki", date="20260801")
+    with farm.ledger.read() as connection:
+        states = {job.state for job in runs.jobs_of(connection, run.id)}
+    return state is RunState.DONE and states <= {JobState.DONE, JobState.SKIPPED}
+
+
+def test_a_worker_killed_on_another_host_leaves_a_wiki_that_the_monitor_and_the_next_run_finish(
+    four: FarmSite,
+) -> None:
+    lock = kill_half_way(four)
+    with four.ledger.begin() as connection:  # nobody here can tell whether that process lives
+        connection.execute(sa.update(lease_table).values(holder="elsewhere/boot/1/2/3"))
+    with pytest.raises(Fault, match=r"wiki aawiki: is held by elsewhere.*custody wiki monitor farm cleans up"):
+        take(four, "aawiki", owner="next", date="20260801")
+    expire(four)
+    with pytest.raises(Fault, match="takes stale locks away"):
+        take(four, "aawiki", owner="next", date="20260801")
+    age(lock, 10_000)
+    assert monitor.sweep(four.ledger, four.config, who="monitor").aborted == ("aawiki 20260801",)
+    assert finished(four)
+
+
+def test_a_worker_killed_on_this_host_is_known_to_be_dead_and_its_wiki_goes_on_at_once(four: FarmSite) -> None:
+    lock = kill_half_way(four)
+    words = lock.read_text()
+    lock.write_text(words + "0")  # another process of this host: that one may live
+    with pytest.raises(Fault, match="is held by"):
+        take(four, "aawiki", owner="next", date="20260801")
+    assert lock.read_text() == words + "0"
+
+
+def test_what_a_dead_worker_of_this_host_left_stops_nobody(four: FarmSite) -> None:
+    kill_half_way(four)
+    assert finished(four)
+    assert not list(four.home.rglob("lock_*")) and not list(four.home.rglob("*.inprog*"))
 
 
 def test_a_worker_that_is_asked_to_end_gives_the_wiki_back(four: FarmSite) -> None:
     words = [sys.executable, "-m", "custody.cli", "wiki", "dump", "farm", "--wiki", "aawiki", "--date", "20260801"]
-    script = "import time; from custody.wiki_dump import steps; steps.make_stubs = lambda work: time.sleep(60)\n"
+    script = "import time; from custody.wiki_dump import stubs; stubs.make_stubs = lambda work: time.sleep(60)\n"
     script += f"import sys; sys.argv = {words[2:]!r}; from custody.cli.main import main; main()"
     env = {**os.environ, "CUSTODY_LEDGER": four.ledger.url}
     worker = subprocess.Popen([sys.executable, "-c", script], env=env, stderr=subprocess.DEVNULL)

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from pathlib import Path
+from unicodedata import is_normalized, normalize
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 import wiki_sample
 import wiki_xml
 from custody.faults import Fault, FaultKind
 from custody.wiki_dump.engine import stubs
+from custody.wiki_dump.engine.clean import clean
 from custody.wiki_dump.engine.logs import log_items
+from custody.wiki_dump.engine.mysql_rows import _row
 from custody.wiki_dump.engine.rows import Address, opened
 from custody.wiki_dump.engine.sha1 import sha1_base36
 from custody.wiki_dump.engine.siteinfo import FOOTER, SiteInfo
@@ -122,13 +128,18 @@ def test_lost_texts_are_named_and_tried_again_and_suppression_between_the_passes
     raw.set_text(many[15], b"", b"error", b"x")
     raw.set_text(many[16], b"what lies there", b"utf-8", b"what should lie there")
     raw.run("DELETE FROM slots WHERE slot_revision_id = ?", many[17])
+    shared = b"tt:%d" % raw.add_text(b"one text of two", b"utf-8")
+    raw.set_content(many[18], shared, b"one text of two")
+    raw.set_content(many[19], shared, b"or of one?")
+    raw.set_content(many[20], b"tt:00" + shared[3:] + b"?x=1", b"one text of two")
     theirs = wiki.dump("--full", "--stub")  # with text, dumpBackup itself dies of the deflate that is none
     made = ours(wiki, theirs)
     lost = {oddity.rev_id: oddity.what for oddity in made.tally.lost}
     assert set(lost) == {many[n] for n in (10, 11, 13, 14, 15, 17)}
     assert "999999 is not in the table" in lost[many[10]]
     assert "cluster1 is not configured" in lost[many[11]]
-    assert [oddity.rev_id for oddity in made.tally.differing] == [many[16]]
+    assert [oddity.rev_id for oddity in made.tally.differing] == [many[16], many[19]]
+    assert made.full.count(b">one text of two</text>") == 3
     assert [(each.rev_id, each.what) for each in made.oddities] == [(many[17], "it has no content on record")]
     for each in wiki_xml.parse(made.full).iter("{*}revision"):
         if int(each.findtext("{*}id")) in lost:
@@ -260,3 +271,46 @@ def test_a_server_that_goes_away_in_the_middle_is_said_and_a_reader_may_leave_ea
     with opened(mariadb_wiki.address) as rows:
         found = next(rows.query("SELECT REPEAT('y', 9000000), REPEAT('z', 9000000)"))  # two packets of the protocol
         assert [len(each) for each in found] == [9_000_000, 9_000_000]
+
+
+def test_answers_come_in_their_order_whatever_is_asked_between(mariadb_wiki: MediaWiki) -> None:
+    with opened(mariadb_wiki.address) as rows:
+        first = rows.ask("SELECT seq FROM seq_1_to_5000")
+        wrong = rows.ask("SELECT no_such_column FROM page")
+        left = rows.ask("SELECT REPEAT('x', 5000) FROM seq_1_to_300")
+        last = rows.ask("SELECT 'last'")
+        assert [next(first), next(first)] == [(b"1",), (b"2",)]
+        assert next(rows.query("SELECT 'between'")) == (b"between",)
+        assert next(left) == (b"x" * 5000,)
+        left.close()
+        assert list(last) == [(b"last",)]
+        with pytest.raises(Fault, match="no_such_column") as caught:
+            next(wrong)
+        assert caught.value.kind is FaultKind.CONFIG
+        assert [int(row[0]) for row in first] == list(range(3, 5001))
+        rows.ask("SELECT 'nobody reads it'")
+        assert list(rows.query(f"SELECT LENGTH('{'long ' * 20_000}')")) == [(b"100000",)]
+
+
+def test_a_row_that_is_not_as_long_as_it_says_is_not_taken() -> None:
+    assert _row(b"\x01a\xfb\xfc\x02\x00bc\x00", 4) == (b"a", None, b"bc", b"")
+    for row in (b"\x05abc", b"\x01a\x01", b"\x01ab", b"\xfd\x01", b"\xff"):
+        with pytest.raises((ValueError, LookupError)):
+            _row(row, 1)
+
+
+_FORBIDDEN = re.compile(rb"[\x00-\x08\x0b\x0c\x0e-\x1f]|\xef\xbf[\xbe\xbf]")
+_BITS = [b"plain & <text>", b"\n\t\r", b"\0\x1f", "é".encode(), "e\u0301".encode(), "\u212b".encode(), b"\xff"]
+_BITS += [b"\xef\xbf\xbe", b"\xef", b"\xc3", b"\xe2\x82", b"\x7f\xc2\x80", "ж漢\U0001f600".encode(), b"\xed\xa0\x80"]
+
+
+@given(st.lists(st.sampled_from(_BITS) | st.binary(max_size=4) | st.text(max_size=4).map(str.encode)))
+def test_text_is_cleaned_as_the_long_way_would(parts: list[bytes]) -> None:
+    raw = b"".join(parts)
+    long_way = _FORBIDDEN.sub("\ufffd".encode(), raw).decode("utf-8", "mediawiki")
+    assert clean(raw) == normalize("NFC", long_way).encode()
+
+
+def test_characters_below_the_first_accent_are_never_combined() -> None:
+    assert all(is_normalized("NFC", "A" + chr(number)) for number in range(0x300))
+    assert not is_normalized("NFC", "A" + chr(0x300))

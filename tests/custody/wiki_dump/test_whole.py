@@ -18,7 +18,7 @@ import wiki_xml
 from custody.faults import Fault, FaultKind
 from custody.host import LocalHost
 from custody.ledger.store import disk_place
-from custody.wiki_dump import claim, finish, lockfile, making, proving, runs, steps
+from custody.wiki_dump import choose, claim, finish, lockfile, making, proving, runs, steps, stubs, texts
 from custody.wiki_dump.access import from_files
 from custody.wiki_dump.bz2.pages import has_footer
 from custody.wiki_dump.recompress import check_index
@@ -217,7 +217,7 @@ def test_a_lost_text_makes_the_run_partial_and_is_named(one: FarmSite, monkeypat
     directory = one.public("aawiki", DATE)
     assert "1 texts could not be had" in (directory / "index.html").read_text()
     assert "Partial dump" in (directory / "status.html").read_text()
-    assert claim.past_of(_run(one).places).rank == 1
+    assert choose.past_of(_run(one).places).rank == 1
 
 
 def _run(farm: FarmSite) -> Run:
@@ -245,9 +245,9 @@ def test_a_file_that_is_harmed_after_it_was_made_is_not_published(one: FarmSite,
     access = from_files(one.config, run.settings)
     with working(one.ledger, run.id, owner="test", access=access) as work:
         steps.plan_jobs(work)
-        steps.make_stubs(work)
-        for file_id in steps.plan_parts(work):
-            steps.make_text(work, file_id)
+        stubs.make_stubs(work)
+        for file_id in texts.plan_parts(work):
+            texts.make_text(work, file_id)
         file = next(
             runs.load_file(one.ledger, number)
             for number in range(1, 10)
@@ -268,8 +268,8 @@ def test_a_file_that_is_harmed_after_it_was_made_is_not_published(one: FarmSite,
         directory = one.public("aawiki", DATE)
         assert not (directory / file.name).exists()
         assert (directory / f"{file.name}.{'empty' if harm == 'empty' else 'truncated'}").exists()
-        assert steps.plan_parts(work) == [file.id]
-        steps.make_text(work, file.id)
+        assert texts.plan_parts(work) == [file.id]
+        texts.make_text(work, file.id)
         assert proving.prove_job(work, file.job) == 1
     finish.give_back(one.ledger, run.id, owner="test")
     assert one.ledger.where_is(file.name)[0].place == disk_place(directory / file.name)
@@ -286,8 +286,8 @@ def test_marking_a_task_as_success_by_hand_publishes_nothing(one: FarmSite) -> N
     access = from_files(one.config, run.settings)
     with working(one.ledger, run.id, owner="test", access=access) as work:
         steps.plan_jobs(work)
-        steps.make_stubs(work)
-        steps.plan_parts(work)
+        stubs.make_stubs(work)
+        texts.plan_parts(work)
     with (
         pytest.raises(Fault, match="whatever its task is marked as"),
         working(one.ledger, run.id, owner="test", access=access) as work,
@@ -350,12 +350,12 @@ def test_a_database_that_goes_away_leaves_no_file_and_is_tried_again(one: FarmSi
         steps.plan_jobs(work)
     shutil.move(one.home / "db/aawiki.sqlite", one.home / "db/away")
     with pytest.raises(Fault), working(one.ledger, run.id, owner="test", access=access) as work:
-        steps.make_stubs(work)
+        stubs.make_stubs(work)
     assert not list(one.home.rglob("*.inprog"))
     shutil.move(one.home / "db/away", one.home / "db/aawiki.sqlite")
     with working(one.ledger, run.id, owner="test", access=access) as work:
-        assert steps.make_stubs(work) == 12
-        assert steps.make_stubs(work) == 0
+        assert stubs.make_stubs(work) == 12
+        assert stubs.make_stubs(work) == 0
     assert lockfile.find(one.private("aawiki"))
     finish.give_back(one.ledger, run.id, owner="test")
     with one.ledger.read() as connection:

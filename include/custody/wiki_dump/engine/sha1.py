@@ -19,14 +19,24 @@ def sha1_base36(data: bytes) -> bytes:
     return bytes(reversed(digits)).rjust(31, b"0")
 
 
-def equals(data: bytes, stated: bytes) -> bool:
-    """Whether some bytes have this digest; faster than writing it out."""
+def digest_of(data: bytes) -> int:
+    """The digest of some bytes as a number, which is had and compared faster than its digits."""
     engine = _empty.copy()
     engine.update(data)
+    return int.from_bytes(engine.digest(), "big")
+
+
+def stated_digest(digits: bytes) -> int:
+    """The number of a digest on record; -1 where it is none."""
     try:
-        return int.from_bytes(engine.digest(), "big") == int(stated, 36)
+        return int(digits, 36)
     except ValueError:
-        return False
+        return -1
+
+
+def equals(data: bytes, stated: bytes) -> bool:
+    """Whether some bytes have this digest."""
+    return digest_of(data) == stated_digest(stated)
 
 
 def combined(slots: Sequence[tuple[bytes, bytes]]) -> bytes:

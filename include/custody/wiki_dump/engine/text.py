@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 import zlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
@@ -16,7 +16,7 @@ from custody.faults import Fault
 from custody.wiki_dump.engine.php import PhpObject, unserialize
 from custody.wiki_dump.engine.rows import Row, Rows
 
-ADDRESSES_A_QUERY = 500
+ADDRESSES_A_QUERY = 300
 MAX_TEXT_BYTES = 1 << 30
 _MAX_STUB_DEPTH = 4
 _UNREADABLE = (ValueError, zlib.error, LookupError, TypeError)
@@ -59,34 +59,38 @@ class TextSource:
         found: dict[bytes, Found] = {}
         wanted = list(addresses)
         for start in range(0, len(wanted), ADDRESSES_A_QUERY):
-            found |= self.ask(wanted[start : start + ADDRESSES_A_QUERY])()
+            found.update(self.ask(wanted[start : start + ADDRESSES_A_QUERY]))
         return found
 
-    def ask(self, addresses: Iterable[bytes]) -> Callable[[], dict[bytes, Found]]:
-        """As :meth:`fetch`, of at most ``ADDRESSES_A_QUERY``: asked for now, and read by calling what is returned."""
+    def ask(self, addresses: Iterable[bytes]) -> Iterator[tuple[bytes, Found]]:
+        """As :meth:`fetch`, of at most ``ADDRESSES_A_QUERY``: asked for now, each with its text as it comes."""
         numbers: list[bytes] = []
         others: list[bytes] = []
         for address in addresses:
-            if address[:3] == b"tt:" and (number := address[3:]).isdigit():
+            if address[:3] == b"tt:" and (number := address[3:]).isdigit() and number[:1] != b"0":
                 numbers.append(number)
             else:
                 others.append(address)
         rows = self._rows.ask(f"{self._select}({b','.join(numbers).decode()})") if numbers else iter(())
+        return self._answered(rows, numbers, others)
 
-        def read() -> dict[bytes, Found]:
-            found: dict[bytes, Found] = {b"tt:" + row[0]: self._decode(row) for row in rows}
-            if len(found) < len(numbers):
-                missing = [number for number in numbers if b"tt:" + number not in found]
-                found.update((b"tt:" + number, _absent(number)) for number in missing)
-            found.update((address, self._unusual(address)) for address in others)
-            return found
-
-        return read
+    def _answered(
+        self, rows: Iterator[Row], numbers: list[bytes], others: list[bytes]
+    ) -> Iterator[tuple[bytes, Found]]:
+        answered = []
+        for row in rows:
+            answered.append(row[0])
+            yield b"tt:" + row[0], self._decode(row)
+        if len(answered) < len(numbers):
+            for number in set(numbers).difference(answered):
+                yield b"tt:" + number, Lost(f"text {number.decode()} is not in the table")
+        for address in others:
+            yield address, self._unusual(address)
 
     def _unusual(self, address: bytes) -> Found:
         if address.startswith(b"tt:"):
-            plain = address.partition(b"?")[0]
-            return self.ask([plain])()[plain] if plain[3:].isdigit() else _unknown(address)
+            number = address[3:].partition(b"?")[0].lstrip(b"0")
+            return self.fetch([b"tt:" + number])[b"tt:" + number] if number.isdigit() else _unknown(address)
         if address.startswith(b"es:"):
             return self._external_address(address)
         if address.startswith(b"bad:"):
@@ -193,10 +197,6 @@ class TextSource:
         for row in list(rows.query(f"SELECT blob_text FROM blobs WHERE blob_id = {int(parsed[2])}")):  # noqa: S608
             return bytes(row[0])
         return Lost(f"external blob {place.decode('utf-8', 'replace')} is not there")
-
-
-def _absent(number: bytes) -> Lost:
-    return Lost(f"text {number.decode()} is not in the table")
 
 
 def _unknown(address: bytes) -> Lost:

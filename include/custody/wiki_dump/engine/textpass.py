@@ -16,12 +16,12 @@ from html import unescape
 from custody.faults import Fault, FaultKind
 from custody.wiki_dump.engine.clean import clean, escape
 from custody.wiki_dump.engine.rows import Rows
-from custody.wiki_dump.engine.sha1 import equals
+from custody.wiki_dump.engine.sha1 import digest_of, stated_digest
 from custody.wiki_dump.engine.stubs import Oddity
 from custody.wiki_dump.engine.text import ADDRESSES_A_QUERY, Found, KnownLost, Lost, TextSource
 
-BATCH_BYTES = 2 << 20
-"""How much of the stubs is looked at at once."""
+BATCH_BYTES = 256 << 10
+"""How much of the stubs is looked at at once: little, so that it stays near the processor until it is written."""
 MAX_TEXT_BYTES_AT_ONCE = 16 << 20
 TRIES = 5
 FIRST_PAUSE_S = 1.0
@@ -44,6 +44,8 @@ stub; size, sha1 and address of its text.
 
 Plain tuples of plain bytes: a dump has more of them than of anything else.
 """
+_Ready = tuple[int, int, bytes]
+"""The length and the digest of a text as it is stored; and the text as it is written."""
 
 
 @dataclass
@@ -68,7 +70,7 @@ class _Group:
     tail: bytes = b""
     shown: set[bytes] | None = None
     known: Mapping[int, bytes] = field(default_factory=dict)
-    texts: Callable[[], dict[bytes, Found]] = dict
+    texts: Iterator[tuple[bytes, Found]] = field(default_factory=lambda: iter(()))
 
     def may_show(self, revision: bytes) -> bool:
         """Whether the text of a revision may be given."""
@@ -133,7 +135,10 @@ class TextPass:
         group.texts = self._source.ask(dict.fromkeys(place[5] for place in wanted))
 
     def _filled(self, group: _Group) -> bytes:
-        texts = self._complete(group.texts())
+        texts: dict[bytes, _Ready | Lost | KnownLost] = {}
+        for address, found in group.texts:
+            texts[address] = _ready(found) if isinstance(found, bytes) else found
+        self._ask_again(texts)
         parts: list[bytes] = []
         shown, known = group.shown, group.known
         for before, revision, head, size, sha1, address in group.places:
@@ -143,14 +148,14 @@ class TextPass:
                 continue
             if known and int(revision) in known:
                 text = known[int(revision)]
-            elif isinstance(found := texts[address], bytes):
+            elif isinstance(ready := texts[address], tuple):
                 self._lost_in_a_row = 0
-                if len(found) != size or (sha1 and not equals(found, sha1)):
-                    self._differs(revision, size, sha1, found)
-                    head = b'<text bytes="%d" sha1="%b' % (len(found), sha1)
-                text = escape(clean(found))
+                length, digest, text = ready
+                if length != size or (sha1 and digest != stated_digest(sha1)):
+                    self._differs(revision, size, sha1, length)
+                    head = b'<text bytes="%d" sha1="%b' % (length, sha1)
             else:
-                parts += (before, self._without(revision, size, sha1, found))
+                parts += (before, self._without(revision, size, sha1, ready))
                 continue
             if text:
                 parts += (before, head, b'" xml:space="preserve">', text, b"</text>")
@@ -171,10 +176,10 @@ class TextPass:
             raise Fault(FaultKind.DATA, f"revision {int(revision)}", reason, next_command="check the text storage")
         return b'<text bytes="%d" sha1="%b" />' % (size, sha1)
 
-    def _differs(self, revision: bytes, size: int, sha1: bytes, found: bytes) -> None:
+    def _differs(self, revision: bytes, size: int, sha1: bytes, length: int) -> None:
         """Note a text that is not the one on record."""
         recorded = f"{size} bytes, sha1 {sha1.decode('ascii', 'replace')}"
-        why = f"its text ({len(found)} bytes) is not what is on record ({recorded})"
+        why = f"its text ({length} bytes) is not what is on record ({recorded})"
         self.tally.differing.append(Oddity(0, int(revision), why))
 
     def _shown(self, places: list[Place]) -> set[bytes] | None:
@@ -208,17 +213,21 @@ class TextPass:
         self.tally.prefetched += len(known)
         return known
 
-    def _complete(self, found: dict[bytes, Found]) -> dict[bytes, Found]:
+    def _ask_again(self, texts: dict[bytes, _Ready | Lost | KnownLost]) -> None:
         """What cannot be had is asked for again, with growing pauses."""
         pause_s = self._pause_s
         for _ in range(TRIES - 1):
-            lost = [address for address, text in found.items() if isinstance(text, Lost)]
+            lost = [address for address, text in texts.items() if isinstance(text, Lost)]
             if not lost or self._lost_in_a_row > 0:  # a wiki that has lost a whole range is not waited for each time
                 break
             time.sleep(pause_s)
             pause_s *= 2
-            found |= self._source.fetch(lost)
-        return found
+            for address, found in self._source.fetch(lost).items():
+                texts[address] = _ready(found) if isinstance(found, bytes) else found
+
+
+def _ready(text: bytes) -> _Ready:
+    return len(text), digest_of(text), escape(clean(text))
 
 
 def _batches(chunks: Iterable[bytes]) -> Iterator[bytes]:
@@ -264,11 +273,11 @@ def _places(stubs: bytes) -> tuple[list[Place], bytes]:
 
 def _owners(stubs: bytes, texts: list[re.Match[bytes]]) -> Iterable[bytes]:
     """The number of the revision that each text element belongs to."""
-    revisions = list(_REVISIONS.finditer(stubs))
+    revisions: list[bytes] = _REVISIONS.findall(stubs)
     if len(revisions) == len(texts) and b"<content>" not in stubs and b"<text d" not in stubs:
-        return [each[1] for each in revisions]  # each has one text
-    starts = [each.start() for each in revisions]
-    return [revisions[bisect(starts, text.start()) - 1][1] for text in texts]
+        return revisions  # each has one text
+    starts = [each.start() for each in _REVISIONS.finditer(stubs)]
+    return [revisions[bisect(starts, text.start()) - 1] for text in texts]
 
 
 def _last_page(xml: bytes) -> int | None:
