@@ -30,6 +30,7 @@ from datetime import datetime
 
 from airflow.sdk import TriggerRule, chain, dag, task_group
 
+from custody_airflow.notices import CustodyNotifier
 from custody_airflow.operators.common import RETRY_ARGUMENTS
 from custody_airflow.operators.minidvodb import (
     AUDIT,
@@ -66,7 +67,7 @@ BY_COPY = "{{ copy }}"
 def minidvodb_copy():
     """Wire the steps."""
     choose = ChooseActionOperator(task_id="choose", actions={COPY: "queue", AUDIT: "audit"})
-    audit = AuditCopiesOperator(task_id="audit")
+    audit = AuditCopiesOperator(task_id="audit", on_failure_callback=CustodyNotifier())
     queue = QueueCopiesOperator(task_id="queue")
     load = LoadCopiesOperator(task_id="load")
 
@@ -81,7 +82,9 @@ def minidvodb_copy():
             PublishCopyOperator(task_id="publish", copy_ids=copy_ids, map_index_template=BY_COPY),
         )
 
-    report = ReportCopiesOperator(task_id="report", trigger_rule=TriggerRule.ALL_DONE)
+    report = ReportCopiesOperator(
+        task_id="report", trigger_rule=TriggerRule.ALL_DONE, on_failure_callback=CustodyNotifier()
+    )
 
     chain(choose, [audit, queue])
     chain(queue, load, copy.expand(copy_ids=load.output), report)

@@ -21,6 +21,7 @@ from custody.minidvodb.records import load as load_copy
 from custody.minidvodb.run import STEPS
 from custody.minidvodb.ssh import SharedSshHost
 from custody_demo.minidvodb_sample import T0, Shape, make
+from empty_ledger import new_ledger
 from services.ssh import SshServer
 
 WHO = "test"
@@ -31,7 +32,7 @@ ODD = 'mini-cat dirs\'s "$(half)" & more'
 
 def open_ledger(url: str) -> Ledger:
     """A ledger with this room's tables."""
-    ledger = Ledger.upgrade(url)
+    ledger = new_ledger(url)
     metadata.create_all(ledger.engine)
     assert Ledger.open(ledger.url)
     return ledger
@@ -50,7 +51,7 @@ class Rig:
         """The machine of a destination."""
         if self.sshd is None or not known.connection:
             return LocalHost()
-        return SharedSshHost(target_of(self.sshd), ciphers=known.settings.ciphers)
+        return SharedSshHost(target_of(self.sshd), ciphers=known.settings.ciphers, name=known.name)
 
     def make(self, name: str = "ThreePi.1", shape: Shape = T0, *, group: str = GROUP, seed: int = 1) -> Path:
         """A database on disk and on record."""

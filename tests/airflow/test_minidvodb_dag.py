@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from custody.minidvodb import destination, switches
 from custody.minidvodb.records import lease_of
 from custody_airflow.operators.minidvodb import PreflightCopyOperator
 from custody_airflow.sensors.minidvodb import HostEnabledSensor, VerifyCopySensor
+from custody_demo.airflow_stack import PROJECT
 from empty_ledger import new_ledger
 from minidvodb_rig import GROUP, HOST, Rig, make_rig, tree_of, visible
 from services.ssh import SshServer
@@ -144,6 +146,19 @@ def test_a_copy_in_another_runs_hands_is_waited_for(airflow_db: None, site: Site
         operator.work(context)
     assert raised.value.kind is FaultKind.THROTTLED
     assert site.rig.load(copy_id).row["fault"] == 0
+
+
+def test_all_hosts_together_take_so_many_at_a_time(airflow_db: None) -> None:
+    """Steps that move or read bytes are in one pool, over all hosts and machines; what only looks is not."""
+    from airflow.dag_processing.dagbag import DagBag
+
+    dag = DagBag(os.environ["AIRFLOW__CORE__DAGS_FOLDER"]).dags["minidvodb_copy"]
+    pools = json.loads((PROJECT / "include/config/pools.json").read_text())
+    used = {step: dag.get_task(f"copy.{step}").pool for step in STEPS}
+    assert used["transfer"] == used["verify"] == "custody_copy"
+    assert used["preflight"] == used["publish"] == "default_pool"
+    assert pools["custody_copy"]["slots"] == 4
+    assert pools["custody_copy"]["include_deferred"] is False  # who waits for his turn takes nobody's
 
 
 def test_a_stage_that_is_off_stops_its_part_only(airflow_db: None, site: Site) -> None:

@@ -11,9 +11,9 @@ import pytest
 
 from custody import lease
 from custody.faults import Fault
-from custody.ledger import Ledger
 from custody.minidvodb import destination, switches
 from custody.minidvodb.records import lease_of
+from empty_ledger import new_ledger
 from minidvodb_rig import HOST, WHO, Rig, make_rig
 
 pytestmark = pytest.mark.airflow
@@ -26,7 +26,7 @@ PAGES = ("/minidvodb", "/minidvodb/copies", "/minidvodb/copy/1", "/", "/api/mini
 def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Rig:
     url = f"sqlite:///{tmp_path}/ledger.sqlite"
     monkeypatch.setenv("CUSTODY_LEDGER", url)
-    return make_rig(tmp_path, Ledger.upgrade(url), None)
+    return make_rig(tmp_path, new_ledger(url), None)
 
 
 def text_of(answer: Any) -> str:

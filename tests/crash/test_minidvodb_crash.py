@@ -14,6 +14,7 @@ from custody.ledger import Ledger
 from custody.minidvodb.records import CopyState, load
 from custody.minidvodb.run import carry_out
 from custody_demo.minidvodb_sample import Shape
+from empty_ledger import new_ledger
 from minidvodb_rig import WHO, make_rig, tree_of, visible
 
 pytestmark = pytest.mark.crash
@@ -52,7 +53,7 @@ def full_and_equal(prepared: Prepared) -> None:
 def test_every_crash_point_of_a_copy(mover: str, tmp_path: Path) -> None:
     def prepare(directory: Path) -> Prepared:
         url = f"sqlite:///{directory}/ledger.sqlite"
-        rig = make_rig(directory, Ledger.upgrade(url), None)
+        rig = make_rig(directory, new_ledger(url), None)
         source = rig.make(shape=Shape(1, 40))
         rig.host(mover=mover)
         rig.queue()
@@ -63,7 +64,7 @@ def test_every_crash_point_of_a_copy(mover: str, tmp_path: Path) -> None:
         with suppress(Fault):  # whether the next run did is looked at in the end
             carry_out(Ledger.open(prepared.url), 1, who=WHO)
 
-    Ledger.upgrade(f"sqlite:///{tmp_path}/warm.sqlite").close()  # all is imported before the first child is forked
+    new_ledger(f"sqlite:///{tmp_path}/warm.sqlite").close()  # all is imported before the first child is forked
     report = enumerate_crash_points(
         prepare, copy, full_and_equal, check_after_kill=whole_or_nothing, budget_s=BUDGET_S, name=f"minidvodb {mover}"
     )

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 from typing import Any
 
 import click
 
 from custody.cli import minidvodb_copies
+from custody.cli.minidvodb_copies import one_line
 from custody.cli.show import show
 from custody.faults import Fault, FaultKind
 from custody.ledger import Ledger, run_name
@@ -131,7 +133,19 @@ def _turn(stages: tuple[str, ...], *, on: bool) -> None:
 def add_run(group: str, path: str, name: str | None, machine: str | None, state: str) -> None:
     """Put a database on record that no old table knows."""
     made = catalogue.add(Ledger.open(), group, path, who=run_name(), name=name, host=machine, state=state)
-    click.echo(f"minidvodb {made.minidvodb_id}: {made.name} of {made.group}, {made.state}")
+    click.echo(f"minidvodb {made.minidvodb_id}: {one_line(made.name)} of {one_line(made.group)}, {made.state}")
+    if machine is None and not Path(path).is_dir():
+        click.echo(
+            f"custody: {one_line(path)}: is no directory of this machine (--machine, if it is another's)", err=True
+        )
+
+
+@minidvodb.command("del-run")
+@click.argument("minidvodb_id", type=int)
+def del_run(minidvodb_id: int) -> None:
+    """Take a database off the record that was put there by mistake; only while no copy of it was begun."""
+    name = catalogue.remove(Ledger.open(), minidvodb_id, who=run_name())
+    click.echo(f"minidvodb {minidvodb_id}: {one_line(name)} is off the record")
 
 
 @minidvodb.command("import")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable
 from datetime import timedelta
@@ -12,10 +13,17 @@ import click
 from custody.cli.show import show
 from custody.faults import Fault
 from custody.ledger import Ledger, run_name
-from custody.minidvodb import actions, audit, catalogue, load, queue, retire
-from custody.minidvodb.actions import Selection
+from custody.minidvodb import actions, audit, catalogue, destination, load, queue, retire
+from custody.minidvodb.actions import Line, Selection
 from custody.minidvodb.connections import reach
+from custody.minidvodb.manifest import printable
+from custody.minidvodb.records import CopyState
 from custody.minidvodb.run import carry_out
+
+
+def one_line(text: str) -> str:
+    """A name or a complaint with a name in it, whatever that is made of."""
+    return printable(os.fsencode(text))
 
 
 def _selects(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -26,7 +34,7 @@ def _selects(command: Callable[..., Any]) -> Callable[..., Any]:
         click.option("--group"),
         click.option("--host"),
         click.option("--fault", help="A number or a name."),
-        click.option("--state", help="new, full, lost or corrupt"),
+        click.option("--state", type=click.Choice(list(CopyState))),
     ):
         command = option(command)
     return command
@@ -77,16 +85,24 @@ def queue_command(
 @_selects
 @click.option("--pending", is_flag=True, help="New ones without a fault.")
 @click.option("--faulted", is_flag=True, help="Only those with a fault.")
-@click.option("--limit", type=int, default=0, help="At most so many; 0: all.")
+@click.option("--limit", type=click.IntRange(min=0), default=0, help="At most so many; 0: all.")
 @click.option("--simple", is_flag=True, help="One line each: number, database, host, state, fault.")
-@click.option("--old", envvar="CUSTODY_MINIDVODB_OLD", help="Read the old database's own table in place (its URL).")
+@click.option(
+    "--old",
+    metavar="[URL]",
+    is_flag=False,
+    flag_value="",
+    help="Read the old database's own table in place; without URL that of $CUSTODY_MINIDVODB_OLD.",
+)
 @click.option("--json", "as_json", is_flag=True)
 def list_command(
     pending: bool, faulted: bool, limit: int, simple: bool, old: str | None, as_json: bool, **options: Any
 ) -> None:
     """List copies, faulted ones too (the old -listminidvodbcopy)."""
-    if old:
-        rows = catalogue.OldTables(old).copies(host=options["host"], faulted=faulted or None, limit=limit)
+    if old is not None:
+        rows = catalogue.OldTables(old or os.environ.get("CUSTODY_MINIDVODB_OLD", "")).copies(
+            host=options["host"], faulted=faulted or None, limit=limit
+        )
         names = ("minidvodbcopy_id", "minidvodb_name", "destination_host", "state", "fault", "dtime", "epoch")
         show(names, [[row[name] for name in names] for row in rows], as_json=as_json)
         return
@@ -146,9 +162,11 @@ def revert_command(everything: bool, replace: bool, clear_staging: bool, dry_run
     for line in done.copies:
         if clear_staging and not dry_run:
             actions.clear_staging(ledger, line.id, who=run_name(), reach=reach)
-        click.echo(f"copy {line.id}, {line.name} on {line.host}: {'would be ' if dry_run else ''}reverted")
+        click.echo(f"copy {line.id}, {_named(line)}: {'would be ' if dry_run else ''}reverted")
     for line, reason in done.left:
-        click.echo(f"copy {line.id}, {line.name} on {line.host}: left, {reason}", err=True)
+        click.echo(f"copy {line.id}, {_named(line)}: left, {reason}", err=True)
+    if not done.copies and not done.left:
+        click.echo("no copy that fits has a fault, or is lost, corrupt or retired: nothing was changed", err=True)
 
 
 @click.command("update")
@@ -164,8 +182,11 @@ def update_command(everything: bool, **options: Any) -> None:
     """Set columns of copies by hand; --set-fault 0 clears a fault (the old -updateminidvodbcopy)."""
     which = _selection(options, everything=everything)
     values = {name.removeprefix("set_"): value for name, value in options.items()}
-    for line in actions.update(Ledger.open(), which, who=run_name(), **values):
-        click.echo(f"copy {line.id}: {line.state}, fault {line.fault}, {line.host}:{line.path}")
+    changed = actions.update(Ledger.open(), which, who=run_name(), **values)
+    for line in changed:
+        click.echo(f"copy {line.id}: {line.state}, fault {line.fault}, {one_line(f'{line.host}:{line.path}')}")
+    if not changed:
+        click.echo("no copy fits: nothing was changed", err=True)
 
 
 @click.command("run")
@@ -182,10 +203,10 @@ def run_command(group: str | None, host: str | None, copy_id: int | None, limit:
     for one in load.choose(ledger, group=group, host=host, copy_id=copy_id, limit=limit):
         try:
             copy = carry_out(ledger, one.id, who=run_name(), reach=reach)
-            click.echo(f"copy {copy.id}, {copy.subject}: {copy.state}")
+            click.echo(f"copy {copy.id}, {one_line(copy.subject)}: {copy.state}")
         except Fault as fault:
             failed += 1
-            click.echo(f"custody: {fault}", err=True)
+            click.echo(f"custody: {one_line(str(fault))}", err=True)
     if failed:
         sys.exit(1)
 
@@ -193,10 +214,16 @@ def run_command(group: str | None, host: str | None, copy_id: int | None, limit:
 @click.command("audit")
 @click.option("--host")
 @click.option("--copy", "copy_id", type=int)
-@click.option("--older-than-days", type=float, default=30.0)
-@click.option("--limit", type=int, default=100)
+@click.option(
+    "--older-than-days",
+    type=click.FloatRange(min=0),
+    help="Only copies that were not read for so long; default: 30, and 0 where --host is given.",
+)
+@click.option("--limit", type=click.IntRange(min=1), default=100, show_default=True)
 @click.option("--glance", is_flag=True, help="Only look whether anything was touched since; reads no file.")
-def audit_command(host: str | None, copy_id: int | None, older_than_days: float, limit: int, glance: bool) -> None:
+def audit_command(
+    host: str | None, copy_id: int | None, older_than_days: float | None, limit: int, glance: bool
+) -> None:
     """Read full copies over there again and compare them with their manifests."""
     ledger = Ledger.open()
     if glance:
@@ -206,14 +233,25 @@ def audit_command(host: str | None, copy_id: int | None, older_than_days: float,
         found = [audit.audit(ledger, copy_id, who=run_name(), reach=reach)]
         faults: list[Fault] = []
     else:
-        older = timedelta(days=older_than_days)
+        if host:
+            destination.find(ledger, host)
+        days = older_than_days if older_than_days is not None else 0.0 if host else 30.0
+        older = timedelta(days=days)
         found, faults = audit.audit_due(ledger, who=run_name(), reach=reach, older_than=older, limit=limit, host=host)
+        if not found and not faults:
+            click.echo(
+                f"nothing to read: no full copy on a host that is on was left unread for {days:g} days", err=True
+            )
     for one in found:
-        click.echo(f"copy {one.copy_id}, {one.subject}: {one.state} {one.complaint}".rstrip())
+        click.echo(one_line(f"copy {one.copy_id}, {one.subject}: {one.state} {one.complaint}".rstrip()))
     for fault in faults:
-        click.echo(f"custody: {fault}", err=True)
+        click.echo(f"custody: {one_line(str(fault))}", err=True)
     if faults or any(one.complaint for one in found):
         sys.exit(1)
+
+
+def _named(line: Line) -> str:
+    return one_line(f"{line.name} on {line.host}")
 
 
 def _glance(ledger: Ledger, host: str | None, copy_id: int | None, limit: int) -> None:
@@ -222,7 +260,8 @@ def _glance(ledger: Ledger, host: str | None, copy_id: int | None, limit: int) -
     for line in actions.select(ledger, which, limit=limit):
         complaint = audit.glance(ledger, line.id, reach=reach)
         touched += bool(complaint)
-        click.echo(f"copy {line.id}, {line.name} on {line.host}: {complaint or 'untouched since it was proven'}")
+        told = f"{complaint}. Next: custody minidvodb audit --copy {line.id}" if complaint else "untouched since proven"
+        click.echo(f"copy {line.id}, {_named(line)}: {told}")
     if touched:
         sys.exit(1)
 

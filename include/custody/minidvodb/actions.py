@@ -14,8 +14,12 @@ from custody.faults import Fault, FaultKind
 from custody.ledger import Ledger
 from custody.minidvodb import destination, tables
 from custody.minidvodb.codes import FaultCode
+from custody.minidvodb.far import check_path
 from custody.minidvodb.records import NO_FAULT, NOT_RESERVED, ROOM, CopyState, CopyStep, change, lease_of, load
 from custody.minidvodb.step import Reach, far_side
+
+OLD_FAULTS = range(1, 10)
+"""Numbers of the old script that have no name; 4 was any failure."""
 
 
 @dataclass(frozen=True)
@@ -30,11 +34,25 @@ class Selection:
     state: str | None = None
     everything: bool = False
 
+    def demand_known(self) -> None:
+        """A fault or state that nobody knows selects nothing, and says so. Faults: CONFIG."""
+        if self.state is not None and self.state not in set(CopyState):
+            raise Fault(FaultKind.CONFIG, f"state {self.state!r}", f"is none of {', '.join(CopyState)}")
+        text = str(self.fault).upper()
+        if self.fault is not None and not text.isdigit() and text not in set(FaultCode):
+            raise unknown_fault(self.fault)
+
     def demand_some(self) -> None:
         """What changes copies is not done to all of them by leaving everything out. Faults: CONFIG."""
         given = (self.copy_ids, self.minidvodb_ids, self.group, self.host, self.fault, self.state, self.everything)
         if not any(value not in {None, False} and value != () for value in map(_hashable, given)):
             raise Fault(FaultKind.CONFIG, "which copies", "are meant? name some, or say --all")
+
+
+def unknown_fault(value: object) -> Fault:
+    """For a fault that nobody knows."""
+    known = ", ".join(f"{code} ({code.number})" for code in FaultCode)
+    return Fault(FaultKind.CONFIG, f"fault {value!r}", f"is not known; there are: {known}")
 
 
 def _hashable(value: object) -> Any:
@@ -150,6 +168,7 @@ def count(ledger: Ledger, which: Selection, *, faulted: bool = False) -> int:
 
 
 def _conditions(which: Selection) -> list[sa.ColumnElement[bool]]:
+    which.demand_known()
     one = tables.copy
     found: list[sa.ColumnElement[bool]] = []
     if which.copy_ids:
@@ -262,6 +281,8 @@ def _fault_columns(_ledger: Ledger, value: int) -> dict[str, Any]:
     if value == 0:
         return {**NO_FAULT, "attempts": 0}
     code = FaultCode.of_number(value)
+    if code is None and value not in OLD_FAULTS:
+        raise unknown_fault(value)
     return {
         "fault": value,
         "fault_name": code,
@@ -285,8 +306,7 @@ def _host_columns(ledger: Ledger, value: str) -> dict[str, Any]:
 
 
 def _path_columns(_ledger: Ledger, value: str) -> dict[str, Any]:
-    if not value.startswith("/"):
-        raise Fault(FaultKind.CONFIG, f"path {value!r}", "is not absolute")
+    check_path(value)
     return {"minidvodb_rsync_path": value}
 
 

@@ -132,7 +132,8 @@ def manifest_for(copy: Copy, far: Far) -> tuple[Manifest, bool]:
             far.where,
             "its manifest is gone or altered, and the database is no longer the one it was made from",
             kind=FaultKind.NEEDS_HUMAN,
-            next_command=f"custody minidvodb update --copy {copy.id} --set-state corrupt, then revert it",
+            next_command=f"custody minidvodb update --copy {copy.id} --set-state corrupt, then "
+            f"custody minidvodb revert --copy {copy.id}",
         )
     return manifest, False
 

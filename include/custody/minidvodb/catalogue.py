@@ -18,6 +18,7 @@ from custody.minidvodb import tables
 from custody.minidvodb.destination import ROOM
 from custody.minidvodb.far import check_name
 
+_DRIVERS = {"mysql": "mysql+pymysql", "mariadb": "mysql+pymysql", "postgresql": "postgresql+psycopg2"}
 STATES = ("new", "active", "waiting", "to_be_merged", "merged")
 _BATCH = 1000
 
@@ -93,11 +94,50 @@ def add(
         "creation_date": now(),
     }
     with ledger.begin() as connection:
+        same = sa.select(tables.run).where(tables.run.c.minidvodb_group == group, tables.run.c.minidvodb_path == path)
+        if known := connection.execute(same.order_by(tables.run.c.minidvodb_id).limit(1)).one_or_none():
+            raise Fault(
+                FaultKind.CONFIG,
+                f"{path} of {group}",
+                f"is on record already, as minidvodb {known.minidvodb_id} ({known.minidvodb_name}, {known.state})",
+                next_command=f"custody minidvodb del-run {known.minidvodb_id}, if it was a mistake",
+            )
         key = connection.execute(sa.insert(tables.run).values(**values)).inserted_primary_key
         assert key is not None
         connection.execute(sa.insert(tables.processed).values(minidvodb_id=key[0], epoch=now(), fault=fault))
         ledger.record_event(connection, who=who, room=ROOM, what="database known", subject=name)
     return Run(int(key[0]), name, group, path, host, state)
+
+
+def remove(ledger: Ledger, minidvodb_id: int, *, who: str) -> str:
+    """Take a database off the record, with what was queued of it; returns its name. No data is touched.
+
+    Faults: CONFIG where there is none, or where a copy of it was begun.
+    """
+    one = tables.copy
+    with ledger.begin() as connection:
+        name = connection.scalar(
+            sa.select(tables.run.c.minidvodb_name).where(tables.run.c.minidvodb_id == minidvodb_id)
+        )
+        if name is None:
+            raise Fault(FaultKind.CONFIG, f"minidvodb {minidvodb_id}", "is not on record")
+        begun = connection.execute(
+            sa.select(one.c.minidvodbcopy_id, one.c.destination_host, one.c.state, one.c.step)
+            .where(one.c.minidvodb_id == minidvodb_id, sa.or_(one.c.state != "new", one.c.step != "queued"))
+            .limit(1)
+        ).one_or_none()
+        if begun is not None:
+            raise Fault(
+                FaultKind.CONFIG,
+                f"minidvodb {minidvodb_id} ({name})",
+                f"has a copy on record that was begun: {begun.minidvodbcopy_id} on {begun.destination_host} "
+                f"({begun.state}, {begun.step})",
+                next_command=f"custody minidvodb retire {begun.minidvodbcopy_id}, or revert it with --clear-staging",
+            )
+        for table in (one, tables.processed, tables.run):
+            connection.execute(sa.delete(table).where(table.c.minidvodb_id == minidvodb_id))
+        ledger.record_event(connection, who=who, room=ROOM, what="database forgotten", subject=name)
+    return str(name)
 
 
 @dataclass(frozen=True)
@@ -114,9 +154,17 @@ class OldTables:
 
     def __init__(self, url: str) -> None:
         try:
-            self._engine = sa.create_engine(url, pool_pre_ping=True)
-        except (sa.exc.ArgumentError, sa.exc.NoSuchModuleError) as error:
-            raise Fault(FaultKind.CONFIG, "the old database", "its address is no SQLAlchemy URL") from error
+            parsed = sa.make_url(url)
+            if parsed.drivername in _DRIVERS:
+                parsed = parsed.set(drivername=_DRIVERS[parsed.drivername])
+            self._engine = sa.create_engine(parsed, pool_pre_ping=True)
+        except (sa.exc.ArgumentError, sa.exc.NoSuchModuleError, ModuleNotFoundError, ValueError) as error:
+            raise Fault(
+                FaultKind.CONFIG,
+                "the old database",
+                "its address is no SQLAlchemy URL of a database known here",
+                next_command="write mysql+pymysql://USER:PASSWORD@HOST/DATABASE",
+            ) from error
         self.name = self._engine.url.render_as_string(hide_password=True)
 
     @contextmanager

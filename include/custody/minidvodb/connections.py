@@ -48,4 +48,4 @@ def machine(known: Destination, values: dict[str, Any], extra: dict[str, Any]) -
         key_file=Path(extra["key_file"]) if extra.get("key_file") else None,
         private_key=extra.get("private_key") or None,
     )
-    return SharedSshHost(target, ciphers=known.settings.ciphers)
+    return SharedSshHost(target, ciphers=known.settings.ciphers, name=known.name)

@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, time
-from typing import Any
+from typing import Any, Literal
 
 import sqlalchemy as sa
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
@@ -40,11 +40,16 @@ class Window:
         first, last = found[1], found[2] or found[1]
         days = frozenset(range(7))
         if first:
-            begin, end = (_DAYS.index(day.lower()) for day in (first, last) if day.lower() in _DAYS)
+            if not {first.lower(), last.lower()} <= set(_DAYS):
+                raise ValueError(f"{text!r} is no window: days are Mon, Tue, Wed, Thu, Fri, Sat, Sun")
+            begin, end = (_DAYS.index(day.lower()) for day in (first, last))
             days = frozenset((begin + step) % 7 for step in range((end - begin) % 7 + 1))
         hours, minutes = int(found[5]), int(found[6])
-        closes = time(0, 0) if (hours, minutes) == (24, 0) else time(hours, minutes)
-        return cls(days, time(int(found[3]), int(found[4])), closes)
+        try:
+            closes = time(0, 0) if (hours, minutes) == (24, 0) else time(hours, minutes)
+            return cls(days, time(int(found[3]), int(found[4])), closes)
+        except ValueError as error:
+            raise ValueError(f"{text!r} is no window: times are 00:00 to 24:00") from error
 
     def contains(self, at: datetime) -> bool:
         """Whether a time (UTC) lies in it; the day is the one it began on."""
@@ -71,8 +76,8 @@ class Settings(BaseModel):
     base_timeout_s: float = Field(300.0, gt=0, description="and this much longer")
     stall_s: float = Field(300.0, gt=0, description="a copy in which no byte moves for so long is given up")
     max_attempts: int = Field(8, ge=1, description="after so many failures a copy waits for a person")
-    digest: str = Field("xxh128", pattern="^(xxh128|sha256)$")
-    mover: str | None = Field(None, pattern="^(rsync|stream)$", description="instead of the one that is chosen")
+    digest: Literal["xxh128", "sha256"] = Field("xxh128", description="of every file, on both sides")
+    mover: Literal["rsync", "stream"] | None = Field(None, description="instead of the one that is chosen")
     ciphers: str | None = Field(
         "aes128-gcm@openssh.com,aes256-gcm@openssh.com,chacha20-poly1305@openssh.com,aes128-ctr",
         pattern="^[A-Za-z0-9@.,-]+$",
@@ -193,6 +198,7 @@ def put(
     with ledger.begin() as connection:
         row = connection.execute(sa.select(table).where(table.c.name == name).with_for_update()).one_or_none()
         merged = {**(row.settings if row else {}), **(settings or {})}
+        merged = {key: value for key, value in merged.items() if value is not None or key not in Settings.model_fields}
         checked = settings_of(merged, f"host {name}").model_dump(exclude_unset=True)
         values: dict[str, Any] = {"settings": checked}
         if connection_id is not None:

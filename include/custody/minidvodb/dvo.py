@@ -144,7 +144,7 @@ def check(root: Path, entries: Snapshot) -> None:
             FaultCode.SOURCE_INVALID,
             str(root),
             "; ".join(complaints),
-            next_command="check the database (dvoverify), mend it, then revert",
+            next_command="mend the database (dvoverify), then custody minidvodb revert --fault SOURCE_INVALID",
         )
 
 

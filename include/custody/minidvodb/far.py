@@ -111,22 +111,23 @@ class Far:
     :param path: absolute; it must exist: what is not mounted is not made up on another disk.
     :param name: of the database.
     :param number: of the copy.
+    :param place: the name under which people know the machine; default: its address.
     """
 
-    def __init__(self, host: Host, path: str, name: str, number: int) -> None:
+    def __init__(self, host: Host, path: str, name: str, number: int, *, place: str | None = None) -> None:
         self.host = host
+        self.place = place or host.name
         self.path = PurePosixPath(path)
         self.name = name
         self.number = number
         self.stage = f"{name}.{number}"
-        if not self.path.is_absolute() or ".." in self.path.parts:
-            raise CopyFault(FaultCode.CONFIG, path, "is no absolute path")
+        check_path(path)
         check_name(name)
 
     @property
     def where(self) -> str:
         """The final name, for people."""
-        return f"{self.host.name}:{self.path / self.name}"
+        return f"{self.place}:{self.path / self.name}"
 
     @property
     def staging(self) -> PurePosixPath:
@@ -137,22 +138,27 @@ class Far:
         """Look only: nothing is made or changed over there. Faults: DEST_MISSING, ssh's."""
         return self._look(scripts.SEE)
 
-    def probe(self) -> Look:
-        """Look at place, room and what is there. Faults: DEST_MISSING, DEST_READONLY, NO_SPACE, NO_INODES, ssh's."""
-        return self._look(scripts.PROBE)
+    def probe(self, original: tuple[str, str] = ("", "")) -> Look:
+        """Look at place, room and what is there.
+
+        :param original: machine-id and device:inode of the database; a place inside of it is refused untouched.
+
+        Faults: DEST_MISSING, DEST_READONLY, NO_SPACE, NO_INODES, CONFIG, ssh's.
+        """
+        return self._look(scripts.PROBE, *original)
 
     def open_staging(self) -> Look:
         """End a writer that was left over, make the staging directory, and look."""
         return self._look(scripts.OPEN)
 
-    def _look(self, script: str) -> Look:
-        head, _, listing = self._run(script).stdout.partition(b"\n.\n")
+    def _look(self, script: str, *more: str) -> Look:
+        head, _, listing = self.run(script, *more).stdout.partition(b"\n.\n")
         facts = dict(line.partition("=")[::2] for line in head.decode("utf-8", "replace").splitlines())
         try:
             block, total, free, available, inodes, free_inodes = (int(word) for word in facts["space"].split())
             space = Space(block, total * block, (total - free) * block, available * block, inodes, free_inodes)
             if facts["staging"] == "link":
-                raise CopyFault(FaultCode.CONFIG, f"{self.host.name}:{self.staging}", "is a symbolic link")
+                raise CopyFault(FaultCode.CONFIG, f"{self.place}:{self.staging}", "is a symbolic link")
             filesystem = facts["filesystem"] if facts["filesystem"].strip("0") else facts.get("source", "")
             tools = frozenset(name for name in ("rsync", "tar", "xxh128") if name in facts)
             return Look(
@@ -172,7 +178,7 @@ class Far:
     def end_writer(self) -> None:
         """End whatever still writes for this copy; harmless where the machine is out of reach."""
         try:
-            self._run(scripts.END, timeout_s=30)
+            self.run(scripts.END, timeout_s=30)
         except Fault:
             return  # the next one that writes ends it first
 
@@ -180,15 +186,15 @@ class Far:
         """Remove entries of the staging directory, nothing outside of it."""
         names = [path for path in paths if path != TOP and not path.startswith(b"/") and b".." not in path.split(b"/")]
         if names:
-            self._run(scripts.REMOVE, stdin=b"".join(chunks(b"./" + name for name in names)))
+            self.run(scripts.REMOVE, stdin=b"".join(chunks(b"./" + name for name in names)))
 
     def save_manifest(self, text: bytes, *, published: bool = False) -> None:
         """Lay the manifest down beside the data, of the staged copy or of the published one."""
-        self._run(scripts.SAVE, self.name if published else self.stage, stdin=text)
+        self.run(scripts.SAVE, self.name if published else self.stage, stdin=text)
 
     def read_manifest(self) -> bytes:
         """The manifest that lies beside the data, of the staged copy or else of the published; empty: there is none."""
-        return self._run(scripts.READ).stdout
+        return self.run(scripts.READ).stdout
 
     def prove(self, size_bytes: int, algorithm: str, *, published: bool = False) -> Proof | None:
         """Read every byte of the staged or the published directory over there; None where there is no such directory.
@@ -198,7 +204,7 @@ class Far:
         script = scripts.PROVE.replace("@digests@", {"xxh128": scripts.XXH128, "sha256": scripts.SHA256}[algorithm])
         directory = f"./{self.name}" if published else f"{INCOMING}/{self.stage}"
         timeout_s = COMMAND_TIMEOUT_S * 5 + size_bytes / READ_FLOOR_BYTES_S
-        done = self._run(script, directory, timeout_s=timeout_s, allow=(scripts.GONE,))
+        done = self.run(script, directory, timeout_s=timeout_s, allow=(scripts.GONE,))
         if done.returncode == scripts.GONE:
             return None
         try:
@@ -237,7 +243,7 @@ class Far:
         :param replace: whether what has the name may be set aside.
         """
         word = "replace" if replace else "keep"
-        done = self._run(scripts.PUBLISH, fingerprint, word, timeout_s=3600, allow=tuple(_REFUSALS))
+        done = self.run(scripts.PUBLISH, fingerprint, word, timeout_s=3600, allow=tuple(_REFUSALS))
         if done.returncode == 0:
             return Published.ALREADY if done.stdout.rstrip().endswith(b"already") else Published.RENAMED
         return _REFUSALS[done.returncode]
@@ -253,13 +259,9 @@ class Far:
             f"{self.number} --replace",
         )
 
-    def remove_published(self) -> None:
-        """Delete the published copy; only :mod:`custody.minidvodb.retire` calls it, once the gate has said yes."""
-        self._run(scripts.RETIRE, timeout_s=3600)
-
     def clear(self) -> None:
         """Remove the staging directory and all that belongs to it."""
-        self._run(scripts.CLEAR, timeout_s=3600)
+        self.run(scripts.CLEAR, timeout_s=3600)
 
     def writer(self, argv: list[str]) -> list[str]:
         """The argument vector over there of a program that writes; it runs in the staging directory."""
@@ -273,7 +275,7 @@ class Far:
         encoded = "".join(chr(sign) if sign in plain else f"\\0{sign:03o}" for sign in script.encode())
         return shlex.join(["sh", "-c", 'eval "$(printf %b "$0")"', encoded, *arguments])
 
-    def _run(
+    def run(
         self,
         script: str,
         *more: str,
@@ -281,6 +283,7 @@ class Far:
         timeout_s: float = COMMAND_TIMEOUT_S,
         allow: tuple[int, ...] = (),
     ) -> Completed:
+        """Run one of our scripts. Faults: what its end means, but for the statuses that are allowed; ssh's."""
         try:
             done = self.host.run(self._argv(script, more), stdin=stdin, timeout_s=timeout_s)
         except Fault as fault:
@@ -292,7 +295,7 @@ class Far:
     ) -> Callable[[], Completed]:
         """Start a script, and come back for its end; where that cannot be, it is run when it is asked for."""
         if not isinstance(self.host, SharedSshHost):
-            return lambda: self._run(script, *more, timeout_s=timeout_s, allow=allow)
+            return lambda: self.run(script, *more, timeout_s=timeout_s, allow=allow)
         try:
             end = self.host.start(self._argv(script, more), timeout_s=timeout_s)
         except Fault as fault:
@@ -316,14 +319,15 @@ class Far:
 
     def fault_of(self, status: int, text: str) -> CopyFault:
         """What the end of one of our scripts means."""
-        subject = f"{self.host.name}:{self.path}"
+        subject = f"{self.place}:{self.path}"
+        revert = f"custody minidvodb revert --copy {self.number}"
         if status == scripts.MISSING:
             said = (text.strip().splitlines() or ["no such directory"])[-1]
             return CopyFault(
                 FaultCode.DEST_MISSING,
                 subject,
                 f"is not to be reached ({said})",
-                next_command=f"mount its disk or make the directory on {self.host.name}, then revert",
+                next_command=f"mount its disk or make the directory on {self.place}, then {revert}",
                 exit_status=status,
                 stderr_tail=text,
             )
@@ -332,9 +336,16 @@ class Far:
                 FaultCode.CONFIG,
                 subject,
                 f"{INCOMING} or {PRIVATE} there is a symbolic link or somebody else's",
-                next_command="look at it and remove it, then revert",
+                next_command=f"look at it and remove it, then {revert}",
                 exit_status=status,
                 stderr_tail=text,
+            )
+        if status == scripts.INSIDE:
+            return CopyFault(
+                FaultCode.CONFIG,
+                subject,
+                "lies inside of the database itself; nothing was made there",
+                next_command=f"custody minidvodb update --copy {self.number} --set-path OTHER, then {revert}",
             )
         fault = classify_saying(subject, text, exit_status=status)
         return self.sharpen(fault)
@@ -379,6 +390,15 @@ class Far:
             stderr_tail=fault.stderr_tail,
         )
         return self.sharpen(full)
+
+
+def check_path(path: str) -> None:
+    """A directory for databases is absolute, and is not the whole machine. Faults: CONFIG."""
+    parts = PurePosixPath(path).parts
+    if not path.startswith("/") or ".." in parts or "\0" in path:
+        raise CopyFault(FaultCode.CONFIG, f"path {path!r}", "is no absolute path")
+    if len(parts) == 1:
+        raise CopyFault(FaultCode.CONFIG, f"path {path!r}", "is the root of the machine, no directory for databases")
 
 
 def check_name(name: str) -> None:

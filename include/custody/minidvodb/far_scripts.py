@@ -8,7 +8,7 @@ from __future__ import annotations
 
 INCOMING, PRIVATE = ".incoming", ".custody"
 
-MISSING, FOREIGN, CHANGED, TAKEN, GONE = 66, 67, 68, 69, 70
+MISSING, FOREIGN, CHANGED, TAKEN, GONE, INSIDE = 66, 67, 68, 69, 70, 71
 
 C_LOCALE = "export LC_ALL=C\n"
 """In front of each: names are bytes, and complaints are in the words that are known here."""
@@ -78,7 +78,18 @@ cd -P -- "$1" || exit {MISSING}
 echo .
 """
 
-PROBE = f"""{ENTER}{WHERE}
+# Nothing is made inside of the database itself: it is known by device and inode, on the machine that it lies on.
+REFUSE_INSIDE = f"""
+cd -P -- "$1" || exit {MISSING}
+machine=; read -r machine 2>/dev/null </etc/machine-id; machine=${{machine:-$(hostname)}}
+if [ -n "$5" ] && [ "$machine" = "$4" ]; then
+  up=. above=. rest=$PWD
+  while [ -n "$rest" ]; do above=$above/..; up="$up $above"; rest=${{rest%/*}}; done
+  for found in $(stat -c %d:%i $up); do [ "$found" != "$5" ] || exit {INSIDE}; done
+fi
+"""
+
+PROBE = f"""{REFUSE_INSIDE}{ENTER}{WHERE}
 echo .
 if [ -d "{INCOMING}/$3" ] && [ ! -h "{INCOMING}/$3" ]; then cd -- "{INCOMING}/$3" && {LIST}; fi
 """
@@ -179,15 +190,62 @@ sync -- {PRIVATE}
 exit 0
 """
 
-# A copy is taken out of sight by one rename before anything of it is deleted.
-RETIRE = f"""
+# A copy that is to be deleted is first taken out of sight by one rename, with a mark in it: whoever still sees it under
+# another name sees the mark. What a kill left of that is put back; what was let go is deleted to the end.
+RETIRING = f"""
 cd -P -- "$1" || exit {MISSING}
+note={PRIVATE}/$3.retiring aside={PRIVATE}/$3.retired gone={PRIVATE}/$3.deleted
+mark=; [ -f "$note" ] && read -r mark <"$note"
+"""
+
+SET_ASIDE = f"""{ENTER}{RETIRING}
 if [ -h "$2" ]; then echo "custody: $2 is a link" >&2; exit {FOREIGN}; fi
-if [ -d "$2" ]; then mv -T -- "./$2" "{PRIVATE}/$3.retired.$$" || exit 1; sync -- . {PRIVATE}; fi
-for left in "{PRIVATE}/$3.retired."*; do
-  if [ -d "$left" ]; then chmod -R u+rwX -- "$left" && rm -rf -- "$left" || exit 1; fi
-done
-rm -f -- "{PRIVATE}/$2.manifest"
+[ -d "$2" ] || exit {GONE}
+echo "$4" >"$note" && sync -- "$note" || exit 1
+mv -T -- "./$2" "$aside" || exit 1
+: >"$aside/$4" && : >"{PRIVATE}/$4" || exit 1
+sync -- . {PRIVATE}
+"""
+
+_PUT_BACK = f"""{RETIRING}
+if [ -z "$mark" ]; then echo nothing; exit 0; fi
+if [ -d "$aside" ]; then
+  rm -f -- "$aside/$mark" "{PRIVATE}/$mark" && mv -n -T -- "$aside" "./$2" || exit 1
+  if [ -d "$aside" ]; then exit {TAKEN}; fi
+  sync -- . {PRIVATE}
+fi
+if [ -d "$2" ]; then rm -f -- "$note"; echo back; exit 0; fi
+"""
+
+_LET_GO = f"""{RETIRING}
+[ -n "$mark" ] || exit {GONE}
+if [ -d "$aside" ]; then mv -T -- "$aside" "$gone" && sync -- {PRIVATE} || exit 1; fi
+"""
+
+_TO_THE_END = f"""
+if [ -d "$gone" ]; then chmod -R u+rwX -- "$gone" && rm -rf -- "$gone" || exit 1; fi
+rm -f -- "{PRIVATE}/$2.manifest" "{PRIVATE}/$mark"
+echo deleted
+"""
+
+PUT_BACK, DELETE = _PUT_BACK + _TO_THE_END, _LET_GO + _TO_THE_END
+
+FORGET = f"""{RETIRING}
+rm -f -- "$note"
+"""
+
+HAS_MARK = f"""
+cd -P -- "$1" || exit {MISSING}
+if [ -e "{PRIVATE}/$4" ] || [ -e "./$2/$4" ]; then echo yes; fi
+"""
+
+MAKE_MARK = f"""{ENTER}
+: >"{PRIVATE}/$4"
+"""
+
+DROP_MARK = f"""
+cd -P -- "$1" || exit {MISSING}
+rm -f -- "{PRIVATE}/$4"
 """
 
 CLEAR = f"""{END_WRITER}

@@ -130,7 +130,10 @@ def _inner_target(root: bytes, path: bytes, target: bytes) -> bytes:
 
 def _invalid(root: bytes, path: bytes, reason: str) -> CopyFault:
     return CopyFault(
-        FaultCode.SOURCE_INVALID, _subject(root, path), reason, next_command="take it out of the database, then revert"
+        FaultCode.SOURCE_INVALID,
+        _subject(root, path),
+        reason,
+        next_command="take it out of the database, then custody minidvodb revert --fault SOURCE_INVALID",
     )
 
 

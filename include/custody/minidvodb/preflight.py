@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import socket
+from contextlib import suppress
 from pathlib import Path
 
 import sqlalchemy as sa
 
-from custody.host import LocalHost
+from custody.faults import Fault
 from custody.ledger.store import now
-from custody.minidvodb import chain, dvo, movers, room, tables
+from custody.minidvodb import aside, chain, dvo, movers, room, tables
 from custody.minidvodb.codes import CopyFault, FaultCode
 from custody.minidvodb.destination import identify, record_look
 from custody.minidvodb.far import Far, Look
 from custody.minidvodb.locks import refuse_writers
 from custody.minidvodb.manifest import Snapshot, mark_of, take_snapshot
 from custody.minidvodb.records import CopyStep
-from custody.minidvodb.step import Work, copy_step
+from custody.minidvodb.step import Work, copy_step, far_side
 
 _MACHINE_ID = Path("/etc/machine-id")
 CHECKED_MARK = "checked_mark"
@@ -34,9 +36,7 @@ def preflight(work: Work) -> None:
     holder = chain.choose(work)
     far = work.far()
     entries = chain.manifest_from(work, holder).entries if holder else look_at_source(copy.source)
-    if isinstance(work.host, LocalHost) and Path(copy.path).resolve().is_relative_to(copy.source.resolve()):
-        raise CopyFault(FaultCode.CONFIG, copy.path, f"lies inside of the database {copy.source}")
-    look = far.probe()
+    look = far.probe(("", "") if holder else identity_of(copy.source))
     refuse_itself(copy.source, look, far)
     identify(work.ledger, copy.destination, look.machine, look.filesystem, copy.path)
     record_look(work.ledger, copy.destination, look.space.as_json())
@@ -65,18 +65,43 @@ def look_at_source(root: Path) -> Snapshot:
 
 def refuse_itself(source: Path, look: Look, far: Far) -> None:
     """A copy that is the original, under another name of its machine, is none. Faults: CONFIG."""
-    try:
-        status = source.stat()
-        machine = _MACHINE_ID.read_text().strip()
-    except OSError:
-        return
-    if look.machine == machine and look.inode == f"{status.st_dev}:{status.st_ino}":
+    if identity_of(source) == (look.machine, look.inode):
         raise CopyFault(
             FaultCode.CONFIG,
             far.where,
             "is the database itself, not a copy of it",
             next_command="custody minidvodb update --copy N --set-path OTHER",
         )
+
+
+def identity_of(source: Path) -> tuple[str, str]:
+    """Which directory of which machine it is: machine-id and device:inode; empty where that is not known."""
+    try:
+        status = source.stat()
+    except OSError:
+        return "", ""
+    machine = ""
+    with suppress(OSError):
+        machine = _MACHINE_ID.read_text().strip()
+    return machine or socket.gethostname(), f"{status.st_dev}:{status.st_ino}"
+
+
+def refuse_a_second_name(work: Work, far: Far) -> None:
+    """What lies there may be another copy that is on record already, reached by another name. Faults: CONFIG."""
+    for other in chain.holders(work):
+        try:
+            with far_side(other, work.reach) as there:
+                is_same = aside.is_same_directory(far, there)
+        except Fault:
+            continue  # who cannot be asked is asked again before anything is deleted
+        if is_same:
+            raise CopyFault(
+                FaultCode.CONFIG,
+                far.where,
+                f"is the same directory as copy {other.id} on {other.destination.name}: two copies there would be one",
+                next_command=f"custody minidvodb del-copy {work.copy.destination.name} {work.copy.group}, or another "
+                "directory",
+            )
 
 
 def reserve(work: Work, entries: Snapshot, look: Look) -> None:

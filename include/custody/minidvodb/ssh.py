@@ -19,11 +19,13 @@ class SharedSshHost(SshHost):
     Programs that speak over ssh themselves (rsync) share its connection.
 
     :param ciphers: of ssh, the first that both know; None: ssh's own choice.
+    :param name: under which people know it; default: its address.
     """
 
-    def __init__(self, target: SshTarget, *, ciphers: str | None = None) -> None:
+    def __init__(self, target: SshTarget, *, ciphers: str | None = None, name: str | None = None) -> None:
         super().__init__(target)
-        self._address = target.host
+        self.address = target.host
+        self.name = name or target.host
         self._ciphers = ciphers
         self._channel: Channel | None = None
         self.stays = False
@@ -38,7 +40,7 @@ class SharedSshHost(SshHost):
             self._folder.mkdir(mode=0o700, exist_ok=True)
             lead = ["setpriv", "--pdeathsig", "TERM", "--"] if shutil.which("setpriv") else []
             master = ["-M", "-o", f"ControlPath={self._socket}"]  # it ends with us, whatever ends us
-            self._channel = Channel([*lead, *self._own_command(), *master, self._address], self.name)
+            self._channel = Channel([*lead, *self._own_command(), *master, self.address], self.name)
         return self._channel
 
     def begin(self) -> None:

@@ -64,7 +64,7 @@ def far_side(copy: Copy, reach: Reach) -> Iterator[Far]:
     """The directory over there for the length of a block, outside of a step."""
     host = reach(copy.destination)
     try:
-        yield Far(host, copy.path, copy.name, copy.id)
+        yield Far(host, copy.path, copy.name, copy.id, place=copy.destination.name)
     finally:
         close_host(host)
 
@@ -107,7 +107,7 @@ class Work:
         """The directory over there; a connection to it is begun, so that it is made while something else is done."""
         if isinstance(self.host, SharedSshHost):
             self.host.begin()
-        return Far(self.host, self.copy.path, self.copy.name, self.copy.id)
+        return Far(self.host, self.copy.path, self.copy.name, self.copy.id, place=self.copy.destination.name)
 
     def close(self) -> None:
         """End the connection, where there is one."""

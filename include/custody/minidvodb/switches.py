@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
-from pathlib import PurePosixPath
 
 import sqlalchemy as sa
 
@@ -15,6 +14,7 @@ from custody.ledger.store import now
 from custody.minidvodb import destination, tables
 from custody.minidvodb.codes import CopyFault, FaultCode
 from custody.minidvodb.destination import ROOM
+from custody.minidvodb.far import check_path
 
 PRIORITIES = range(1, 6)
 DEFAULT_PRIORITY = 3
@@ -70,8 +70,7 @@ def want(ledger: Ledger, group: str, host: str, path: str, *, who: str, priority
     """Ask for all merged databases of a group on a host; again: change path or priority. Faults: CONFIG."""
     if not group or len(group) > 64:
         raise Fault(FaultKind.CONFIG, f"group {group!r}", "is no name of a group")
-    if not PurePosixPath(path).is_absolute() or ".." in PurePosixPath(path).parts or "\0" in path:
-        raise Fault(FaultKind.CONFIG, f"path {path!r}", "is no absolute path")
+    check_path(path)
     if priority not in PRIORITIES:
         raise Fault(FaultKind.CONFIG, f"priority {priority}", "is not 1 (first) to 5")
     place = destination.find(ledger, host)

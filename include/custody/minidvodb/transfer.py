@@ -30,7 +30,7 @@ from custody.minidvodb.manifest import (
     take_snapshot,
 )
 from custody.minidvodb.movers import Job, Sent
-from custody.minidvodb.preflight import CHECKED_MARK, refuse_itself, reserve
+from custody.minidvodb.preflight import CHECKED_MARK, refuse_a_second_name, refuse_itself, reserve
 from custody.minidvodb.records import NOT_RESERVED, Copy, CopyStep
 from custody.minidvodb.step import Work, copy_step
 
@@ -208,6 +208,7 @@ def _take_published(work: Work, far: Far, manifest: Manifest) -> None:
     proof = far.prove(manifest.size_bytes, manifest.algorithm, published=True)
     if proof is None or differences(manifest, proof.entries, proof.digests):
         raise far.taken()
+    refuse_a_second_name(work, far)
     far.clear()
     text = manifest.text()
     far.save_manifest(text)

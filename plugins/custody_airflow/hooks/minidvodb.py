@@ -20,7 +20,7 @@ def reach(known: Destination) -> Host:
     if not known.connection:
         return LocalHost()
     connection = connection_of(known.connection, "ssh", SSH_ARGUMENTS)
-    return SharedSshHost(ssh_target_of(connection), ciphers=known.settings.ciphers)
+    return SharedSshHost(ssh_target_of(connection), ciphers=known.settings.ciphers, name=known.name)
 
 
 def old_tables() -> OldTables | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import Any
@@ -16,6 +16,7 @@ from custody.drain.series import ROOM, SeriesState
 from custody.faults import Fault, FaultKind
 from custody.ledger import Ledger
 from custody.ledger import tables as shared
+from custody.ledger.events import EventLine, read_events
 
 FILES_A_PAGE = 50
 MAX_EVENTS = 300
@@ -43,18 +44,6 @@ class FileLine:
     md5: str | None
     sha256: str | None
     copies: tuple[CopyLine, ...]
-
-
-@dataclass(frozen=True)
-class EventLine:
-    """One line of the audit."""
-
-    happened_at: datetime
-    who: str
-    what: str
-    subject: str
-    result: str
-    detail: Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -101,7 +90,8 @@ def read_audit(ledger: Ledger, series_id: int, *, page: int = 1) -> Audit:
         ).all()
         copies = _copies(connection, [one.file_id for one in members if one.file_id is not None])
         subjects = {row.item, *(one.name for one in members), *(one.source.rpartition("/")[2] for one in members)}
-        events = _events(connection, subjects, row.planned_at)
+        # since the series was planned: a name that another series bears too is not told
+        events = read_events(connection, ROOM, subjects, since=row.planned_at, limit=MAX_EVENTS)
     line = SeriesLine(
         row.id,
         row.config,
@@ -143,18 +133,3 @@ def _copies(connection: Connection, file_ids: Sequence[int]) -> dict[int, list[C
         line = CopyLine(row.place, row.state, row.since, row.kind, row.proven_at, row.run)
         found.setdefault(row.file_id, []).append(line)
     return found
-
-
-def _events(connection: Connection, subjects: set[str], since: datetime) -> tuple[EventLine, ...]:
-    """The audit of these subjects since the series was planned; a name that another series bears too is not told."""
-    event = shared.event
-    query = (
-        sa.select(event)
-        .where(event.c.room == ROOM, event.c.subject.in_(subjects), event.c.happened_at >= since)
-        .order_by(event.c.id.desc())
-        .limit(MAX_EVENTS)
-    )
-    return tuple(
-        EventLine(row.happened_at, row.who, row.what, row.subject, row.result, row.detail)
-        for row in connection.execute(query)
-    )

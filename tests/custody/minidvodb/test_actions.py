@@ -17,9 +17,10 @@ from custody.cli.main import main
 from custody.faults import Fault, FaultKind
 from custody.ledger.store import now
 from custody.ledger.tables import event
-from custody.minidvodb import actions, audit, destination, report, switches
+from custody.minidvodb import actions, aside, audit, catalogue, destination, report, switches
 from custody.minidvodb.actions import Selection
 from custody.minidvodb.codes import FaultCode
+from custody.minidvodb.far import Far
 from custody.minidvodb.records import lease_of
 from custody.minidvodb.retire import retire
 from custody.minidvodb.ssh import SharedSshHost
@@ -268,6 +269,173 @@ def test_a_copy_is_deleted_only_while_enough_others_are_read_equal_now(local_rig
     assert local_rig.load(first).state == "retired"
     with pytest.raises(Fault, match="0 of 1 copies"):
         retire(local_rig.ledger, third, copies_needed=1, **others)
+
+
+def call(rig: Rig, *words: str, **env: str) -> Any:
+    """``custody minidvodb ...`` on this ledger."""
+    return CliRunner().invoke(main, ["minidvodb", *words], env={"CUSTODY_LEDGER": rig.ledger.url, **env})
+
+
+def test_an_audit_of_a_host_reads_all_of_it_and_says_what_it_did_not_read(local_rig: Rig) -> None:
+    copy_id = local_rig.one()
+    local_rig.do(copy_id)
+    told = call(local_rig, "audit")
+    assert told.exit_code == 0
+    assert "nothing to read: no full copy" in told.output
+    assert "left unread for 30 days" in told.output
+    (local_rig.remote / "ThreePi.1").rename(local_rig.home / "lost")
+    glanced = call(local_rig, "audit", "--glance")
+    assert "is not there. Next: custody minidvodb audit --copy 1" in glanced.output
+    told = call(local_rig, "audit", "--host", HOST)
+    assert told.exit_code == 1
+    assert "copy 1, ThreePi.1 on ipp022: lost is not there" in told.output
+    assert "is not known" in call(local_rig, "audit", "--host", "ipp999").output
+    assert call(local_rig, "revert", "--host", HOST, "--state", "lost").exit_code == 0
+    assert local_rig.do(copy_id).state == "full"
+    assert "nothing was changed" in call(local_rig, "revert", "--host", HOST, "--state", "lost").output
+
+
+def test_what_nobody_knows_is_refused_and_what_fits_nothing_is_said(local_rig: Rig) -> None:
+    local_rig.one()
+    assert "no copy fits: nothing was changed" in call(local_rig, "update", "--copy", "999", "--set-fault", "0").output
+    unknown = (("update", "--copy", "1", "--set-fault", "99"), ("list", "--fault", "XYZ"), ("revert", "--fault", "X"))
+    for words in unknown:
+        told = call(local_rig, *words)
+        assert told.exit_code == 1
+        assert "is not known; there are: AUTH (30)" in told.output
+    assert call(local_rig, "list", "--state", "XYZ").exit_code == 2
+    assert call(local_rig, "list", "--limit", "-1").exit_code == 2
+    for words in (("add-copy", GROUP, HOST, "/"), ("update", "--copy", "1", "--set-path", "/x/../y")):
+        assert "custody: path" in call(local_rig, *words).output, words
+    assert "ThreePi.1" in call(local_rig, "list", CUSTODY_MINIDVODB_OLD="mysql://a:secret@127.0.0.1:1/x").output
+    told = call(local_rig, "list", "--old", "oracle://a:secret@127.0.0.1/x")
+    assert "custody: the old database: its address is no SQLAlchemy URL" in told.output
+    assert "secret" not in told.output
+    told = call(local_rig, "list", "--old", CUSTODY_MINIDVODB_OLD="mysql://a:secret@127.0.0.1:1/x")
+    assert "does not answer" in told.output
+    assert "secret" not in told.output
+
+
+def test_a_database_is_on_record_once_and_can_be_taken_off(local_rig: Rig) -> None:
+    copy_id = local_rig.one()
+    path = local_rig.home / "minis/ThreePi.1"
+    with pytest.raises(Fault, match="is on record already, as minidvodb 1"):
+        catalogue.add(local_rig.ledger, GROUP, str(path), who=WHO)
+    told = call(local_rig, "add-run", GROUP, "/nowhere/line\nend")
+    assert told.exit_code == 0
+    assert "line\\nend: is no directory of this machine" in told.output
+    local_rig.queue()
+    assert "line\\nend is off the record" in call(local_rig, "del-run", "2").output
+    assert local_rig.pending() == [copy_id]
+    local_rig.do(copy_id)
+    with pytest.raises(Fault, match="has a copy on record that was begun: 1 on ipp022"):
+        catalogue.remove(local_rig.ledger, 1, who=WHO)
+
+
+def test_an_empty_value_takes_a_limit_back(local_rig: Rig) -> None:
+    local_rig.host(max_used_pct=90)
+    assert destination.find(local_rig.ledger, HOST).settings.max_used_pct == 90
+    assert call(local_rig, "add-host", HOST, "--set", "max_used_pct=").exit_code == 0
+    assert destination.find(local_rig.ledger, HOST).settings.max_used_pct == 97
+    for key, value, said in (
+        ("digest", "md5", "'xxh128' or 'sha256'"),
+        ("window", "Mon-Fri 25:00-26:00", "times are 00:00 to 24:00"),
+        ("window", "Mon-Fry 08:00-09:00", "days are Mon, Tue"),
+    ):
+        assert said in call(local_rig, "add-host", HOST, "--set", f"{key}={value}").output
+
+
+@pytest.mark.parametrize("inside", ["ThreePi.1", "ThreePi.1/n0000"])
+def test_nothing_is_made_inside_of_the_database_itself(rig: Rig, inside: str) -> None:
+    source = rig.make()
+    before = tree_of(source)
+    rig.host(path=source.parent / inside)
+    (copy_id,) = rig.queue()
+    with pytest.raises(Fault, match="lies inside of the database itself; nothing was made there") as raised:
+        rig.do(copy_id)
+    assert raised.value.kind is FaultKind.CONFIG
+    assert raised.value.subject.startswith(f"{HOST}:/")
+    assert tree_of(source) == before
+
+
+def two_names(rig: Rig, how: str) -> tuple[int, int]:
+    """Two copies on record that are one directory, reached by two names."""
+    rig.make()
+    real, other = rig.home / "real", rig.home / "other"
+    real.mkdir()
+    if how == "a link":
+        other.symlink_to(real)
+    rig.host("ipp022", path=real)
+    rig.host("ipp055", path=real if how == "a name" else other)
+    first, second = rig.queue()
+    rig.do(first)
+    (_, row) = (rig.load(number).row for number in (first, second))
+    assert row["state"] == "new"
+    return first, second
+
+
+@pytest.mark.parametrize("how", ["a name", "a link"])
+def test_one_directory_under_two_names_is_one_copy(local_rig: Rig, how: str) -> None:
+    _, second = two_names(local_rig, how)
+    with pytest.raises(Fault, match="is the same directory as copy 1 on ipp022") as raised:
+        local_rig.do(second)
+    assert raised.value.kind is FaultKind.CONFIG
+    assert sorted(os.listdir(local_rig.home / "real/.custody")) == ["ThreePi.1.manifest"]
+
+
+@pytest.mark.parametrize("how", ["a name", "a link"])
+def test_what_vanishes_with_a_copy_does_not_count_when_it_is_retired(local_rig: Rig, how: str) -> None:
+    """However it came on record."""
+    first, second = two_names(local_rig, how)
+    columns = ("manifest_sha256", "fingerprint", "bytes", "files", "algorithm", "verified_at", "profile")
+    proven = {name: local_rig.load(first).row[name] for name in columns}
+    local_rig.set(second, state="full", step="published", **proven)
+    before = tree_of(local_rig.home / "real/ThreePi.1")
+    with pytest.raises(Fault, match="0 of 1 copies are proven"):
+        retire(local_rig.ledger, first, copies_needed=1, who=WHO, reach=local_rig.reach)
+    assert tree_of(local_rig.home / "real/ThreePi.1") == before
+    assert sorted(os.listdir(local_rig.home / "real/.custody")) == ["ThreePi.1.manifest"]
+    assert audit.glance(local_rig.ledger, first, reach=local_rig.reach) == ""
+    assert local_rig.load(first).state == "full"
+
+
+@pytest.mark.parametrize("stopped_in", ["set_aside", "delete", "forget"])
+def test_a_retirement_that_was_cut_short_is_undone_or_ended(
+    local_rig: Rig, monkeypatch: pytest.MonkeyPatch, stopped_in: str
+) -> None:
+    local_rig.make()
+    for host in ("ipp022", "ipp055"):
+        (local_rig.home / host).mkdir()
+        local_rig.host(host, path=local_rig.home / host)
+    first, second = local_rig.queue()
+    for copy_id in (first, second):
+        local_rig.do(copy_id)
+    do = getattr(aside, stopped_in)
+
+    def cut(far: Far) -> None:
+        do(far)
+        os._exit(9)
+
+    child = os.fork()
+    if child == 0:
+        monkeypatch.setattr(aside, stopped_in, cut)
+        try:
+            retire(local_rig.ledger, first, copies_needed=1, who=WHO, reach=local_rig.reach)
+        finally:
+            os._exit(1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 9
+    assert visible(local_rig.home / "ipp022") == []
+    if stopped_in == "set_aside":  # nothing was decided yet: it comes back, whole
+        damage(local_rig.home / "ipp055/ThreePi.1/n0000/0000.cpm")
+        with pytest.raises(Fault, match="0 of 1 copies are proven"):
+            retire(local_rig.ledger, first, copies_needed=1, who=WHO, reach=local_rig.reach)
+        assert audit.audit(local_rig.ledger, first, who=WHO, reach=local_rig.reach).state == "full"
+        return
+    if stopped_in == "delete":
+        assert retire(local_rig.ledger, first, copies_needed=1, who=WHO, reach=local_rig.reach).allowed
+    assert local_rig.load(first).state == "retired"
+    assert os.listdir(local_rig.home / "ipp022/.custody") == []
+    assert len(local_rig.events("retired")) == 1
 
 
 def test_alerts_name_hosts_that_are_off_and_disks_that_fill_up(local_rig: Rig) -> None:

@@ -21,8 +21,7 @@ from minidvodb_rig import Rig, target_of, tree_of
 from services.need import need
 
 LOGINS = {
-    "one that talks": "echo Welcome to ipp022, 3 days to maintenance; echo quota exceeded >&2; {sh}",
-    "one that talks and has no line end": "printf 'last login: never'; {sh}",
+    "one that talks": "echo Welcome to ipp022; echo quota exceeded >&2; printf 'last login: never'; {sh}",
     # csh cannot have a line end between quotes; fish has another rule for what stands behind a backslash
     "one for lines only": "case $SSH_ORIGINAL_COMMAND in *'\n'*) echo Unmatched >&2; exit 1 ;; esac; {sh}",
 }

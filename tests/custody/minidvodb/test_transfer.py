@@ -178,7 +178,7 @@ def test_a_cap_holds(rig: Rig, mover: str) -> None:
 @pytest.mark.slow
 def test_a_cap_may_change_while_a_copy_runs(local_rig: Rig) -> None:
     local_rig.make(shape=Shape(4, 6_000))  # 4.5 MB
-    local_rig.host(mover="stream", max_rate=1_000_000)
+    local_rig.host(mover="stream", max_rate=300_000)
     (copy_id,) = local_rig.queue()
     local_rig.do(copy_id, "preflight")
     asked = 0
@@ -186,14 +186,14 @@ def test_a_cap_may_change_while_a_copy_runs(local_rig: Rig) -> None:
     def rate_at(settings: Settings, at: datetime) -> int | None:
         nonlocal asked
         asked += 1
-        return 1_000_000 if asked <= 2 else None  # the window closes
+        return 300_000 if asked <= 2 else None  # the window closes
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Settings, "rate_at", rate_at)
         began = time.monotonic()
         local_rig.do(copy_id, "transfer")
     assert asked > 2
-    assert time.monotonic() - began < 0.8 * local_rig.load(copy_id).row["bytes"] / 1_000_000
+    assert time.monotonic() - began < 0.8 * local_rig.load(copy_id).row["bytes"] / 300_000
 
 
 def test_a_mini_that_another_check_refuses_is_not_published(local_rig: Rig) -> None:

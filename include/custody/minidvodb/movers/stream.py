@@ -14,7 +14,7 @@ from functools import lru_cache
 
 from custody.digests import Hasher
 from custody.faults import Fault
-from custody.host import Host, SshHost, end_group
+from custody.host import Host, end_group
 from custody.minidvodb.codes import CopyFault, FaultCode, classify_saying, from_ssh
 from custody.minidvodb.manifest import DIRECTORY, FILE, Entry, chunks, demand_same, join
 from custody.minidvodb.movers import Job, Sent
@@ -120,7 +120,9 @@ def _unpacking_through(host: SharedSshHost, job: Job, argv: Sequence[str]) -> It
 
 def _on(host: Host, argv: Sequence[str]) -> list[str]:
     """An argument vector that runs there."""
-    return [*host.ssh_command(), host.name, "--", shlex.join(argv)] if isinstance(host, SshHost) else list(argv)
+    if isinstance(host, SharedSshHost):
+        return [*host.ssh_command(), host.address, "--", shlex.join(argv)]
+    return list(argv)
 
 
 class _Packer:
