@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import html
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 from urllib.parse import quote
@@ -56,17 +56,31 @@ class CustodyNotifier(BaseNotifier):
 
     def notify(self, context: Any) -> None:
         """Send what the context tells; whatever goes wrong is logged and no more."""
-        try:
-            connection = BaseHook.get_connection(CONNECTION_ID)
-        except AirflowNotFoundException:
-            return
-        except Exception as error:  # whoever is told of it or not, a question is asked
-            self.log.warning("nobody was told: connection %s cannot be read: %s", CONNECTION_ID, error)
-            return
-        try:
-            send(connection, notice_of(context))
-        except Exception as error:
-            self.log.warning("nobody was told: %s", error)
+        _send_or_warn(lambda: notice_of(context), self.log)
+
+
+def tell(context: Any, subject: str, text: str) -> None:
+    """Send a message about a task that goes on; whatever goes wrong is logged and no more."""
+    instance = context["ti"]
+    named = instance.dag_id, instance.run_id, instance.task_id
+    _send_or_warn(
+        lambda: Notice(_line(f"{named[0]}: {subject}"), _clean(text), *named, _link(*named)), CustodyNotifier().log
+    )
+
+
+def _send_or_warn(make: Callable[[], Notice], log: Any) -> None:
+    """A task does its work whether anybody is told of it or not."""
+    try:
+        connection = BaseHook.get_connection(CONNECTION_ID)
+    except AirflowNotFoundException:
+        return
+    except Exception as error:
+        log.warning("nobody was told: connection %s cannot be read: %s", CONNECTION_ID, error)
+        return
+    try:
+        send(connection, make())
+    except Exception as error:
+        log.warning("nobody was told: %s", error)
 
 
 def notice_of(context: Any) -> Notice:
@@ -78,10 +92,18 @@ def notice_of(context: Any) -> Notice:
         subject, text = f"{dag_id}: {task_id} failed", str(error or "see its log")
     else:
         subject, text = f"{dag_id}: {asked}", str(getattr(task, "body", "") or asked)
-    page = "" if error is not None or not asked else "/required_actions"
-    link = f"/dags/{quote(dag_id)}/runs/{quote(run_id)}/tasks/{quote(task_id)}{page}"
+    is_question = error is None and bool(asked)
+    link = _link(dag_id, run_id, task_id, "/required_actions" if is_question else "")
+    return Notice(_line(subject), _clean(text), dag_id, run_id, task_id, link)
+
+
+def _link(dag_id: str, run_id: str, task_id: str, page: str = "") -> str:
     base = (conf.get("api", "base_url", fallback="") or "").rstrip("/")
-    return Notice(" ".join(_clean(subject).split()), _clean(text), dag_id, run_id, task_id, base and base + link)
+    return f"{base}/dags/{quote(dag_id)}/runs/{quote(run_id)}/tasks/{quote(task_id)}{page}" if base else ""
+
+
+def _line(text: str) -> str:
+    return " ".join(_clean(text).split())
 
 
 def send(connection: Connection, notice: Notice) -> None:

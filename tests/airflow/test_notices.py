@@ -136,6 +136,15 @@ def test_a_web_hook_gets_what_happened_and_where_to_look(notify: Any, hook: Any,
     assert "tape T1: is suspect" in failed["text"]
 
 
+def test_a_task_that_goes_on_can_say_something_too(notify: Any, hook: Any) -> None:
+    address = f"http://127.0.0.1:{hook.server_address[1]}/"
+    notify({"conn_type": "http", "host": address}, context(question()))
+    notices.tell(context(), "disk /1 fills", "It will be full in\n3 hours.")
+    told = hook.got[1][2]
+    assert told["subject"] == "tape_backup: disk /1 fills"
+    assert "It will be full in\n3 hours." in told["text"]
+
+
 def test_a_program_gets_it_on_its_standard_input(notify: Any, tmp_path: Path) -> None:
     program = f"import sys; open({str(tmp_path / 'got')!r}, 'wb').write(sys.stdin.buffer.read())"
     values = {"conn_type": "generic", "extra": {"command": [sys.executable, "-c", program]}}

@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from custody.ledger import Ledger
 from custody.tape.states import TapeState
 from custody_airflow.params.tape import PARAMS
+from empty_ledger import new_ledger
 from tape_site import TapeSite, make_site
 
 pytestmark = pytest.mark.airflow
@@ -58,7 +58,7 @@ def dag_site(airflow_db: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setenv("CUSTODY_LEDGER", url)
     monkeypatch.setenv("CUSTODY_CONFIG_DIR", str(tmp_path / "config"))
     (tmp_path / "config" / "tape").mkdir(parents=True)
-    found = DagSite(make_site(tmp_path, Ledger.upgrade(url)))
+    found = DagSite(make_site(tmp_path, new_ledger(url)))
     found.configure()
     return found
 

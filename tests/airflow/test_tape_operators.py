@@ -31,6 +31,7 @@ from custody_airflow.operators.tape_work import Pace
 from custody_airflow.params.tape import PARAMS
 from custody_airflow.sensors.tape import TapeLabelSensor
 from custody_demo.second_machine import SshServer
+from empty_ledger import new_ledger
 from tape_site import WHO, TapeSite, make_site
 
 pytestmark = pytest.mark.airflow
@@ -44,7 +45,7 @@ def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> TapeSite:
     monkeypatch.setenv("CUSTODY_LEDGER", url)
     monkeypatch.setenv("CUSTODY_CONFIG_DIR", str(tmp_path / "config"))
     (tmp_path / "config" / "tape").mkdir(parents=True)
-    found = make_site(tmp_path, Ledger.upgrade(url))
+    found = make_site(tmp_path, new_ledger(url))
     text = f"[default]\ntape_device = {found.drive}\nbuffer = 8MiB\n"
     (tmp_path / "config" / "tape" / "lto.conf").write_text(text)
     return found

@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 
-from custody.ledger import Ledger
 from custody.tape import mount, session, tapes
 from custody.tape.drives import cartridges
 from custody.tape.unfinished import Unfinished
 from custody_airflow.ui import tape as room
+from empty_ledger import new_ledger
 from tape_site import WHO, TapeSite, make_site
 
 pytestmark = pytest.mark.airflow
@@ -29,7 +29,7 @@ def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> TapeSite:
     monkeypatch.delenv("AIRFLOW_CONN_CUSTODY_LEDGER", raising=False)
     monkeypatch.setenv("CUSTODY_LEDGER", url)
     monkeypatch.setenv("CUSTODY_CONFIG_DIR", str(tmp_path / "config"))
-    found = make_site(tmp_path, Ledger.upgrade(url))
+    found = make_site(tmp_path, new_ledger(url))
     found.make_tape("TAPE01")
     tapes.move_tape(found.ledger, "TAPE01", who=WHO, location="vault B", slot="12")
     found.import_all(found.make_target("letters"))

@@ -11,6 +11,7 @@ from crash.harness import SYSCALLS, DeletedWithoutProof, enumerate_crash_points
 from custody.ledger import Ledger
 from custody.tape import rebuild, restore
 from custody.tape.session import mounted
+from empty_ledger import new_ledger
 from tape_site import WHO, TapeSite, make_site
 
 pytestmark = [pytest.mark.crash, pytest.mark.service]
@@ -23,7 +24,7 @@ CALLS = (*SYSCALLS, "writev", "pwritev", "symlinkat", "mknodat", "mknod")
 def written(directory: Path) -> TapeSite:
     """Two confirmed targets on T1, with links, a fifo and holes among them."""
     directory.mkdir(exist_ok=True)
-    site = make_site(directory, Ledger.upgrade(f"sqlite:///{directory}/ledger.sqlite"), block_size="64KiB")
+    site = make_site(directory, new_ledger(f"sqlite:///{directory}/ledger.sqlite"), block_size="64KiB")
     site.make_tape("T1")
     first = site.make_target("a", files=2, size_bytes=100_000)
     os.link(first / "sub" / "file0", first / "second name")

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from crash.harness import SYSCALLS, DeletedWithoutProof, enumerate_crash_points
-from custody.ledger import Ledger
 from custody.tape.states import TapeState
+from empty_ledger import new_ledger
 from tape_site import TapeSite, make_site
 
 pytestmark = [pytest.mark.crash, pytest.mark.service]
@@ -76,7 +76,7 @@ def test_every_crash_point_of(name: str, tmp_path: Path) -> None:
 
     def prepare(directory: Path) -> TapeSite:
         directory.mkdir(exist_ok=True)
-        site = make_site(directory, Ledger.upgrade(f"sqlite:///{directory}/ledger.sqlite"), block_size="64KiB")
+        site = make_site(directory, new_ledger(f"sqlite:///{directory}/ledger.sqlite"), block_size="64KiB")
         site.config = site.config.model_copy(update={"scan": False})
         site.make_tape("T1")
         site.import_all(site.make_target("a", files=2, size_bytes=100_000), site.make_target("b"))
@@ -84,6 +84,7 @@ def test_every_crash_point_of(name: str, tmp_path: Path) -> None:
         case.before(site)
         return site
 
+    new_ledger(f"sqlite:///{tmp_path}/warm.sqlite").close()  # made once, here, and copied by every child
     report = enumerate_crash_points(
         prepare,
         case.step,

@@ -19,6 +19,7 @@ from custody.host import Host
 from custody.tape import attempts, tables
 from custody.tape.attempts import Attempt
 from custody.tape.catalog import Backup, list_backups, next_file_number, set_backup_state
+from custody.tape.choose import quoted
 from custody.tape.config import Fit
 from custody.tape.drives import EndOfData
 from custody.tape.label import LARGEST_BLOCK_BYTES
@@ -177,9 +178,11 @@ def _write(
 
 
 def _drifted(backup: Backup, drift: Drift) -> Fault:
+    name = quoted(unescape(backup.target.name))
     return Fault(
         FaultKind.DATA,
         backup.target.name,
         f"is not what was scanned: {drift}; it is not recorded",
-        next_command=f"custody tape import --retry --target {backup.target.name}; custody tape reassign; archive again",
+        next_command=f"custody tape import --retry --target {name}; custody tape reassign {backup.tape_name} {name}; "
+        "custody tape archive",
     )

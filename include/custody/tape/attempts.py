@@ -18,6 +18,7 @@ from custody.tape import tables
 from custody.tape.catalog import Backup
 from custody.tape.session import Session
 from custody.tape.states import AttemptResult
+from custody.tape.stream.compose import OPENING_FORMAT
 
 
 @dataclass(frozen=True)
@@ -78,7 +79,7 @@ def describe(session: Session, attempt: Attempt, backup: Backup) -> bytes:
     """The content of the opening member: enough to rebuild the catalogue, and the commands for a person."""
     tape, number = session.tape, attempt.file_number
     facts = {
-        "format": 1,
+        "format": OPENING_FORMAT,
         "tape": {"name": tape.name, "uuid": tape.uuid},
         "file_number": number,
         "attempt": attempt.uuid,

@@ -159,6 +159,9 @@ def parse(
     text: str, where: str, *, name: str = "tape", base: Path | None = None, overrides: Mapping[str, Any] | None = None
 ) -> TapeConfig:
     """Check the text of a ``tape.conf``; relative paths are relative to ``base``. Faults: CONFIG."""
+    text = text.removeprefix("\ufeff")  # editors of another system put it there
+    if "\0" in text:
+        raise Fault(FaultKind.CONFIG, where, "is no tape.conf (it has a zero byte in it)")
     reader = configparser.ConfigParser(interpolation=None, default_section="\0", inline_comment_prefixes=None)
     try:
         reader.read_string(text)

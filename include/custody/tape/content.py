@@ -45,6 +45,7 @@ class Content:
 
     :param facts: what is put on record; None where it is nothing of the kind.
     :param targets: of a catalogue: what each file number holds.
+    :param complaints: of a DAMAGED one whose manifest is known, every member that is not as it was written.
     :param manifest: the members as they were written (or, without a manifest on tape, as they were read).
     """
 
@@ -57,6 +58,7 @@ class Content:
     targets: dict[int, str] = field(default_factory=dict)
     members: int = 0
     size_bytes: int = 0
+    complaints: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

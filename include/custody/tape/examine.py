@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import zip_longest
 from pathlib import Path
@@ -19,6 +19,7 @@ from custody.tape.label import Label
 from custody.tape.members import Member, MemberKind
 from custody.tape.names import escape, unescape
 from custody.tape.records import without_ours
+from custody.tape.stream.compose import OPENING_FORMAT
 from custody.tape.stream.read import Read, read_tape_file
 from custody.tape.stream.spool import ManifestSpool
 
@@ -147,6 +148,9 @@ def _without_opening(base: Content, found: ManifestSpool, label: Label | None) -
 def _with_opening(
     base: Content, place: ReadFile, found: ManifestSpool, opening: dict[str, Any], label: Label | None
 ) -> Content:
+    version = opening.get("format")
+    if isinstance(version, int) and version > OPENING_FORMAT:
+        return replace(base, verdict=Verdict.UNKNOWN, reason="was written by a later Custody: update this one")
     try:
         facts = _facts(opening)
     except ValueError as error:
@@ -163,14 +167,17 @@ def _with_opening(
     if manifest is None:
         return replace(base, verdict=Verdict.DAMAGED, reason="its manifest is not on the tape")
     try:
-        if reason := _difference(without_ours(found), without_ours(manifest)):
-            return replace(base, verdict=Verdict.DAMAGED, reason=reason)
+        complaints = tuple(_differences(without_ours(found), without_ours(manifest)))
         digest = read_file(manifest.path, ["sha256"]).fixity.digests["sha256"]
     except Fault as fault:
         if fault.kind is not FaultKind.DATA:
             raise
         return replace(base, verdict=Verdict.DAMAGED, reason=f"its manifest: {fault.reason}")
-    return replace(base, manifest=manifest, facts=replace(facts, manifest_sha256=digest))
+    base = replace(base, manifest=manifest, facts=replace(facts, manifest_sha256=digest), complaints=complaints)
+    if not complaints:
+        return base
+    more = f" (and {len(complaints) - 1} more)" if len(complaints) > 1 else ""
+    return replace(base, verdict=Verdict.DAMAGED, reason=complaints[0] + more)
 
 
 def _facts(opening: dict[str, Any]) -> Facts:
@@ -185,16 +192,15 @@ def _facts(opening: dict[str, Any]) -> Facts:
     return Facts(source, target, tuple(excludes), None)
 
 
-def _difference(found: Iterable[Member], written: Iterable[Member]) -> str:
-    """How the members that were read differ from the manifest; "" where they do not."""
+def _differences(found: Iterable[Member], written: Iterable[Member]) -> Iterator[str]:
+    """How the members that were read differ from the manifest, a line each."""
     for one, other in zip_longest(found, written):
         if one is None or other is None:
             name = (one or other).name
-            return f"{escape(name)} is {'on the tape and not in' if one else 'not on the tape, but in'} its manifest"
-        if replace(one, digests={}) != replace(other, digests={}):
-            return f"{escape(other.name)} is not as its manifest says"
-        if one.kind is MemberKind.FILE:
+            yield f"{escape(name)} is {'on the tape and not in' if one else 'not on the tape, but in'} its manifest"
+        elif replace(one, digests={}) != replace(other, digests={}):
+            yield f"{escape(other.name)} is not as its manifest says"
+        elif one.kind is MemberKind.FILE:
             match = Fixity(one.size_bytes, one.digests).compare(Fixity(other.size_bytes, other.digests))
             if match is not Match.EQUAL:
-                return f"{escape(other.name)}: its content is {match.value} against its manifest"
-    return ""
+                yield f"{escape(other.name)}: its content is {match.value} against its manifest"

@@ -167,7 +167,10 @@ def _places(member_ids: Sequence[int]) -> sa.Select[Any]:
     """Members with their targets, and the backups and tapes that hold them or are meant to."""
     member, backup, tape, target = tables.member, tables.backup, tables.tape, tables.target
     other = backup.alias()
-    is_held = sa.exists().where(other.c.target_id == member.c.target_id, other.c.state.in_(_ON_TAPE))
+    lies_there = other.c.state.in_(_ON_TAPE) | (
+        (other.c.state == BackupState.FAILED) & other.c.file_number.is_not(None)
+    )
+    is_held = sa.exists().where(other.c.target_id == member.c.target_id, lies_there)
     joined = sa.or_(
         backup.c.id == member.c.backup_id,
         sa.and_(

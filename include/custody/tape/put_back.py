@@ -9,6 +9,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
+from custody.faults import FaultKind
 from custody.ledger.store import CopyState, now
 from custody.tape import attempts, tables
 from custody.tape.catalog import Backup, Tape, list_backups, live_key, set_backup_state, target_key
@@ -17,6 +18,7 @@ from custody.tape.records import put_members, record_shared, without_ours
 from custody.tape.session import Session
 from custody.tape.states import AttemptResult, BackupState
 
+_LINES_ON_RECORD = 100
 _WAITING = {BackupState.ASSIGNED, BackupState.OUTSTANDING, BackupState.FAILED}
 
 
@@ -76,6 +78,35 @@ def put_back(session: Session, number: int, content: Content, source: str) -> tu
     return Verdict.NEW, ""
 
 
+def put_back_damaged(session: Session, number: int, content: Content, source: str) -> bool:
+    """Put a tape file of which some members are not as they were written on record as failed, unless it is there.
+
+    What is well on it can be found and restored then. Its members are those of its manifest.
+    """
+    facts = content.facts
+    assert facts is not None and content.manifest is not None and content.read is not None
+    with session.transaction() as connection:
+        if _there(connection, session.tape, number) is not None:
+            return False
+        target_id = _target(connection, facts, content, source)
+        key = live_key(target_id, session.tape.pool)
+        others = list_backups(connection, tables.backup.c.live_key == key)
+        if any(other.state is BackupState.WRITING for other in others):
+            return False
+        if others:  # it takes nobody's place
+            key = f"{key}#{session.tape.id}.{number}"
+        values = _values(number, content) | {"confirmed_at": None}
+        backup_id = _insert(connection, session.tape, target_id, key, BackupState.RECORDED, values)
+        put_members(connection, target_id, backup_id, without_ours(content.manifest))
+        text = "\n".join(content.complaints[:_LINES_ON_RECORD])
+        set_backup_state(connection, backup_id, BackupState.FAILED, fault=FaultKind.DATA, fault_text=text)
+        detail = {"file_number": number, "wrong": list(content.complaints[:_LINES_ON_RECORD])}
+        session.event(
+            connection, "found on tape", facts.target, result=FaultKind.DATA, tape=session.tape.name, **detail
+        )
+    return True
+
+
 def _share(connection: Connection, session: Session, backup: Backup, content: Content) -> None:
     manifest = content.manifest
     assert manifest is not None and content.facts is not None
@@ -122,13 +153,11 @@ def _target(connection: Connection, facts: Facts, content: Content, source: str)
     return int(inserted[0])
 
 
-def _backup(connection: Connection, tape: Tape, target_id: int, number: int, content: Content) -> int | None:
-    """The row of the backup; one that was assigned to this tape becomes it. None where it is being written."""
+def _values(number: int, content: Content) -> dict[str, Any]:
     assert content.facts is not None and content.read is not None and content.manifest is not None
     sizes = [member.size_bytes for member in without_ours(content.manifest)]
-    is_proven = content.facts.manifest_sha256 is not None
     at = now()
-    values: dict[str, Any] = {
+    return {
         "file_number": number,
         "tape_bytes": content.read.size_bytes,
         "tape_blocks": content.read.blocks,
@@ -136,11 +165,25 @@ def _backup(connection: Connection, tape: Tape, target_id: int, number: int, con
         "members": len(sizes),
         "manifest_sha256": content.facts.manifest_sha256,
         "recorded_at": at,
-        "confirmed_at": at if is_proven else None,
+        "confirmed_at": at if content.facts.manifest_sha256 is not None else None,
     }
-    table = tables.backup
+
+
+def _insert(
+    connection: Connection, tape: Tape, target_id: int, key: str, state: BackupState, values: dict[str, Any]
+) -> int:
+    row = {"target_id": target_id, "tape_id": tape.id, "live_key": key, "state_before": "", "state": state}
+    adding = sa.insert(tables.backup).values(row | values | {"changed_at": now()})
+    inserted = connection.execute(adding).inserted_primary_key
+    assert inserted is not None
+    return int(inserted[0])
+
+
+def _backup(connection: Connection, tape: Tape, target_id: int, number: int, content: Content) -> int | None:
+    """The row of the backup; one that was assigned to this tape becomes it. None where it is being written."""
+    values = _values(number, content)
     key = live_key(target_id, tape.pool)
-    others = list_backups(connection, table.c.live_key == key)
+    others = list_backups(connection, tables.backup.c.live_key == key)
     if others:
         other = others[0]
         if other.state is BackupState.WRITING:
@@ -151,11 +194,8 @@ def _backup(connection: Connection, tape: Tape, target_id: int, number: int, con
             set_backup_state(connection, other.id, BackupState.RELEASED)
         else:
             key = f"{key}#{tape.id}.{number}"  # a second copy in the same pool: both count
-    state = BackupState.CONFIRMED if is_proven else BackupState.RECORDED
-    row = {"target_id": target_id, "tape_id": tape.id, "live_key": key, "state_before": "", "state": state}
-    inserted = connection.execute(sa.insert(table).values(row | values | {"changed_at": at})).inserted_primary_key
-    assert inserted is not None
-    return int(inserted[0])
+    state = BackupState.CONFIRMED if values["confirmed_at"] else BackupState.RECORDED
+    return _insert(connection, tape, target_id, key, state, values)
 
 
 def _become(connection: Connection, backup: Backup, values: dict[str, Any]) -> int:

@@ -24,7 +24,7 @@ from custody.tape.content import Verdict as Verdict
 from custody.tape.drives import Drive, EndOfData
 from custody.tape.examine import ReadFile, examine
 from custody.tape.known import identify, insert_tape
-from custody.tape.put_back import explain_leftover, missing, put_back, verdict_of
+from custody.tape.put_back import explain_leftover, missing, put_back, put_back_damaged, verdict_of
 from custody.tape.session import Session, held_drive
 from custody.tape.states import AttemptResult, TapeState
 
@@ -103,6 +103,7 @@ class _Scan:
             max(label.block_bytes, _LEAST_BLOCK_BYTES) if label is not None else labels.LARGEST_BLOCK_BYTES
         )
         self._contents: list[tuple[ScannedFile, Content]] = []
+        self._put_as_failed: set[int] = set()
 
     def run(self, report: dict[str, object], name: str) -> list[ScannedFile]:
         """Look at every file, one behind the other."""
@@ -191,6 +192,11 @@ class _Scan:
                 elif self._tape is not None:
                     with self._ledger.read() as connection:
                         verdict, reason = verdict_of(connection, self._tape, number, content, self.source)
+            elif verdict is Verdict.DAMAGED and content.complaints and self._session is not None:
+                if put_back_damaged(self._session, number, content, self.source):
+                    self._put_as_failed.add(number)
+                    well = content.members - len(content.complaints)
+                    reason += f"; it is on record as failed: {well} of its {content.members} members are well"
             elif verdict is Verdict.UNFINISHED and self._is_on_record(number):
                 verdict = Verdict.DAMAGED
             target = content.facts.target if content.facts else None
@@ -240,6 +246,8 @@ class _Scan:
                 return False
         elif one.verdict not in BAD:
             return False
+        if one.number in self._put_as_failed:
+            return True
         table = tables.backup
         with session.ledger.read() as connection:
             if attempts.explains_leftover(connection, session.tape.id, one.number):

@@ -201,6 +201,10 @@ def wrong_tape(device: str, tape: Tape, found: labels.Found) -> Fault:
         reason = f"holds {holds}, and a new tape must be blank; nothing was written"
         erase = f"mt -f {device} rewind && mt -f {device} erase, if nobody needs what is on it"
         return Fault(FaultKind.NEEDS_HUMAN, device, reason, next_command=f"insert a blank cartridge, or {erase}")
+    if found.label and found.label.name == tape.name:
+        reason = f"holds another tape that is called {tape.name}: its label is {found.label.uuid}, not {tape.uuid}"
+        command = f"insert the right one; if this is it, somebody has labelled it anew: {tape.scan_command}"
+        return Fault(FaultKind.NEEDS_HUMAN, device, f"{reason}; nothing was read or written", next_command=command)
     reason = f"holds {holds}, not tape {tape.name}; nothing was read or written"
     return Fault(FaultKind.NEEDS_HUMAN, device, reason, next_command=f"insert {tape.called}")
 

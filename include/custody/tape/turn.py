@@ -5,7 +5,7 @@ The lease of a drive ends with each task. Without a turn, another run could have
 
 from __future__ import annotations
 
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 
 import sqlalchemy as sa
 
@@ -18,6 +18,9 @@ from custody.tape.session import drive_lease
 
 PATIENCE = timedelta(minutes=15)
 """How long a turn outlasts the last sign of its run: a run that was killed keeps nobody waiting longer."""
+LONGEST = PATIENCE + timedelta(minutes=5)
+"""A turn that ends later than this is of a time before the clock was set back."""
+_LONG_AGO = datetime(2000, 1, 1, tzinfo=UTC)
 
 
 def turn_of(config: TapeConfig) -> str:
@@ -35,7 +38,7 @@ def take_turn(ledger: Ledger, config: TapeConfig, run: str, *, patience: timedel
             connection.execute(sa.insert(table).values(name=name, token=1, **values))
         elif row.holder == run:
             connection.execute(sa.update(table).where(table.c.name == name).values(expires_at=at + patience))
-        elif row.expires_at > at:
+        elif at < row.expires_at <= at + LONGEST:
             reason = f"it is the turn of {row.holder}"
             raise Fault(FaultKind.CONFLICT, name, reason, next_command="wait for it, or cancel that run")
         else:
@@ -55,4 +58,4 @@ def give_turn_back(ledger: Ledger, config: TapeConfig, run: str) -> None:
     name = turn_of(config)
     with ledger.begin() as connection:
         ours = (table.c.name == name, table.c.holder == run)
-        connection.execute(sa.update(table).where(*ours).values(expires_at=now()))
+        connection.execute(sa.update(table).where(*ours).values(expires_at=_LONG_AGO))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import shutil
@@ -15,6 +16,7 @@ from custody.faults import Fault, FaultKind
 from custody.ledger.tables import event
 from custody.tape import archive, assign, session, tables, tapes
 from custody.tape.drives import cartridges
+from custody.tape.drives.image import ImageDevice
 from custody.tape.outcome import Outcome
 from custody.tape.states import AttemptResult, BackupState, TapeState
 from tape_site import WHO, TapeSite
@@ -325,3 +327,86 @@ def test_a_source_too_slow_for_the_drive_is_a_warning(site: TapeSite, low_rate: 
     with site.ledger.read() as connection:
         told = sa.select(event.c.result).where(event.c.what == "too slow for the drive")
         assert list(connection.scalars(told)) == ["warning"] * warnings
+
+
+def test_another_tape_of_the_same_name_is_told_apart(site: TapeSite, tmp_path: Path) -> None:
+    site.make_tape("T1")
+    site.import_all(site.make_target("a"), site.make_target("b"))
+    site.assign()
+    site.archive()
+    site.insert("T1")
+    mine = site.image("T1").read_bytes()
+    uuid = site.tape("T1").uuid or ""
+    other = "0" * 8 + uuid[8:]
+    site.image("T1").write_bytes(mine.replace(uuid.encode(), other.encode()))  # somebody labelled it anew
+    with pytest.raises(Fault, match=rf"another tape that is called T1: its label is {other}, not {uuid}") as caught:
+        site.archive()
+    assert caught.value.kind is FaultKind.NEEDS_HUMAN
+    assert "custody tape scan" in str(caught.value)
+    assert _states(site) == [("assigned", None), ("recorded", 1)]
+    site.image("T1").write_bytes(mine)
+    assert site.archive().outcome is Outcome.RECORDED
+
+
+def test_a_cartridge_that_is_swapped_behind_the_label_is_not_written_to(site: TapeSite) -> None:
+    site.make_tape("T1")
+    site.import_all(site.make_target("a"))
+    site.assign()
+    site.make_tape("T2", load=False)
+    with session.mounted(site.ledger, site.config, site.tape("T1"), who=WHO, write=True) as mounted:
+        with pytest.raises(Fault, match="another process has it"):
+            site.insert("T2")
+        (site.drive / "loaded").unlink()  # by force
+        (site.drive / "loaded").symlink_to("../shelf/T2.tap")
+        assert archive.archive_one(mounted, site.host).outcome is Outcome.RECORDED
+    assert site.image("T2").stat().st_size == 0
+    with pytest.raises(Fault, match="blank"):
+        site.confirm_all("T1")
+    site.insert("T1")
+    assert all(one.is_equal for one in site.confirm_all("T1"))
+
+
+def test_one_cartridge_is_in_one_drive(site: TapeSite) -> None:
+    site.make_tape("T1")
+    cartridges.make_drive(site.root / "drive1")
+    (site.root / "drive1" / "loaded").symlink_to("../shelf/T1.tap")
+    second = site.config.model_copy(update={"tape_device": str(site.root / "drive1")})
+    with (
+        session.mounted(site.ledger, site.config, site.tape("T1"), who=WHO, write=True),
+        pytest.raises(Fault, match="another process has it") as caught,
+        session.mounted(site.ledger, second, site.tape("T1"), who=WHO, write=True),
+    ):
+        pass
+    assert caught.value.kind is FaultKind.CONFLICT
+
+
+@pytest.mark.parametrize(
+    ("number", "said"), [(errno.ENODEV, "there is no drive behind it"), (errno.EIO, "could not write")]
+)
+def test_a_drive_that_goes_in_the_middle_leaves_the_target_waiting(
+    site: TapeSite, monkeypatch: pytest.MonkeyPatch, number: int, said: str
+) -> None:
+    site.make_tape("T1")
+    site.import_all(site.make_target("a"), site.make_target("b", files=4, size_bytes=2 << 20))
+    site.assign()
+    site.archive()
+    left = iter(range(3))
+
+    def write(self: ImageDevice, block: memoryview) -> int:
+        if next(left, None) is None:
+            raise OSError(number, os.strerror(number))
+        return real(self, block)
+
+    real = ImageDevice.write
+    with monkeypatch.context() as unplugged:
+        unplugged.setattr(ImageDevice, "write", write)
+        with pytest.raises(Fault, match=said):
+            site.archive()
+    assert _states(site) == [("assigned", None), ("recorded", 1)]
+    assert site.tape("T1").state is TapeState.SUSPECT
+    with pytest.raises(Fault, match="is suspect"):
+        site.archive()
+    tapes.trust_tape(site.ledger, "T1", TapeState.OPEN, who=WHO, reason="the cable is in again")
+    assert [one.outcome for one in site.archive_all()] == [Outcome.RECORDED]
+    assert _states(site) == [("recorded", 1), ("recorded", 2)]
+    assert all(one.is_equal for one in site.confirm_all())

@@ -26,6 +26,17 @@ def test_the_file_of_tapeop_is_taken_as_it_is(tmp_path: Path) -> None:
     assert (config.name, config.pools, config.block_size, config.fit) == ("tape", ("default",), 1 << 20, Fit.TRY)
 
 
+def test_a_file_from_another_system_is_the_same(tmp_path: Path) -> None:
+    path = tmp_path / "tape.conf"
+    path.write_bytes(b"\xef\xbb\xbf" + TAPEOP.replace("\n", "\r\n").encode())
+    config = load(str(path))
+    assert config.ssh_command == "ssh user@my-data-host -i /home/user/.ssh/unlocked_key"
+    assert config.device == "/dev/nst0"
+    path.write_bytes(b"[default]\ntape_device = /d\xe9v\n")
+    with pytest.raises(Fault, match=r"tape\.conf: cannot be read"):
+        load(str(path))
+
+
 def test_an_emulator_of_tapeop_is_a_virtual_drive(tmp_path: Path) -> None:
     config = parse("[default]\nemulator_dir = vtape\ndatabase_file = x\n", "tape.conf", base=tmp_path)
     assert config.device == str(tmp_path / "vtape")
@@ -58,6 +69,8 @@ def test_a_pool_has_values_of_its_own_and_the_common_ones() -> None:
         ("[default]\n[pool offsite]\n", "pool offsite. is not among pools"),
         ("[default]\nfit = maybe\n", "fit:"),
         ("[default]\nssh_command = ssh a\nssh_connection = b\n", "ssh_command and ssh_connection are both set"),
+        ("[default]\ntape_device = /dev/\0nst0\n", "zero byte"),
+        ("[default]\ntape_device = a\ntape_device = b\n", "tape_device.*already exists"),
         ("[default]\ncapacity = lots\n", "capacity: .*lots"),
     ],
 )

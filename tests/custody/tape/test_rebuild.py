@@ -13,11 +13,11 @@ import sqlalchemy as sa
 from custody.faults import Fault, FaultKind
 from custody.ledger import Ledger
 from custody.ledger import tables as shared
-from custody.tape import find, rebuild, report, restore, tables, tapes, unfinished
+from custody.tape import attempts, find, rebuild, report, restore, session, tables, tapes, unfinished
+from custody.tape.content import Verdict
 from custody.tape.drives import cartridges
 from custody.tape.names import escape
 from custody.tape.outcome import Outcome
-from custody.tape.put_back import Verdict
 from custody.tape.states import BackupState, TapeState
 from custody.tape.stream.source import TarSource
 from tape_site import WHO, TapeSite
@@ -159,11 +159,42 @@ def test_a_damaged_file_is_told_and_never_recorded(written: TapeSite, offset_byt
     done = _scan(written)
     assert [one.verdict for one in done.files][::2] == [Verdict.NEW] * 2
     assert done.files[1].verdict in {Verdict.DAMAGED, Verdict.UNKNOWN}
-    assert [one.file_number for one in written.backups()] == [1, 3]
+    assert [one.file_number for one in written.backups() if one.state.is_on_tape] == [1, 3]
+    assert {str(one.state) for one in written.backups()} <= {"confirmed", "failed"}
     assert written.tape("T1").state is TapeState.SUSPECT
     with pytest.raises(Fault, match="tape T1: file 2: ") as caught:
         done.require()
     assert caught.value.kind is FaultKind.DATA
+
+
+def test_what_is_well_in_a_damaged_file_is_found_and_comes_back(written: TapeSite) -> None:
+    content = (written.data / "b" / "sub" / "file1").read_bytes()
+    raw = bytearray(written.image("T1").read_bytes())
+    raw[raw.index(content) + 100] ^= 1
+    written.image("T1").write_bytes(bytes(raw))
+    _lose_ledger(written)
+    for _ in range(2):
+        done = _scan(written)
+        assert [one.verdict for one in done.files].count(Verdict.DAMAGED) == 1
+        (failed,) = (one for one in written.backups() if str(one.state) == "failed")
+        assert "file1: its content is different against its manifest" in str(failed.fault_text)
+        assert written.tape("T1").state is TapeState.SUSPECT
+    name = bytes(written.data / "b" / "sub" / "file0")
+    (found,) = find.where_is(written.ledger, name)
+    assert (found.tape_name, found.file_number, str(found.state)) == ("T1", failed.file_number, "failed")
+    (plan,) = restore.plan(written.ledger, [bytes(written.data / "b")], tape="T1")
+    with session.mounted(written.ledger, written.config, plan.tape, who=WHO) as mounted:
+        (back,) = restore.restore(mounted, plan, written.root / "out")
+    (problem,) = back.problems
+    assert "file1" in str(problem)
+    out = written.root / "out" / str(written.data / "b" / "sub").lstrip("/")
+    assert {path.name: path.read_bytes() for path in out.iterdir()} == {
+        f"file{number}": (written.data / "b" / "sub" / f"file{number}").read_bytes() for number in (0, 2)
+    }
+    raw[raw.index(content[:100]) + 100] ^= 1  # the drive was cleaned
+    written.image("T1").write_bytes(bytes(raw))
+    _scan(written)
+    assert {str(one.state) for one in written.backups()} == {"confirmed"}
 
 
 def test_a_read_error_costs_one_file_only(written: TapeSite) -> None:
@@ -265,6 +296,24 @@ def test_another_manifest_at_a_number_is_a_conflict_that_names_it(written: TapeS
         done.require()
     assert caught.value.kind is FaultKind.CONFLICT
     assert _catalogue(written.ledger)["backups"] == before["backups"]
+
+
+def test_a_file_of_a_later_custody_is_told_and_left_alone(site: TapeSite, monkeypatch: pytest.MonkeyPatch) -> None:
+    site.make_tape("T1")
+    site.import_all(site.make_target("a"))
+    site.assign()
+    with monkeypatch.context() as later:
+        later.setattr(attempts, "OPENING_FORMAT", 2)
+        site.archive()
+    url = f"sqlite:///{site.root}/other.sqlite"
+    Ledger.upgrade(url)
+    site.ledger_url = url
+    done = _scan(site)
+    assert [(one.verdict, one.reason) for one in done.files] == [
+        (Verdict.UNKNOWN, "was written by a later Custody: update this one")
+    ]
+    assert site.backups() == []
+    assert site.tape("T1").state is TapeState.SUSPECT  # and nothing is written behind it
 
 
 def test_another_tape_of_the_same_name_is_a_conflict(written: TapeSite) -> None:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import threading
+import time
 from pathlib import Path
 
+import psutil
 import pytest
 
 from custody.faults import Fault, FaultKind
 from custody.host import LocalHost
 from custody.tape.config import parse
+from custody.tape.drives import cartridges
 from custody.tape.source import parse_ssh_command, source_of
 from services.ssh import SshServer
 from tape_site import TapeSite
@@ -73,3 +77,36 @@ def test_a_target_over_ssh_is_scanned_archived_and_confirmed(site: TapeSite, ssh
     site.archive()
     assert [one.complaints for one in site.confirm_all()] == [()]
     assert [one.target.source for one in site.backups()] == [sshd.host]
+
+
+@pytest.mark.service
+def test_a_source_host_that_dies_in_the_middle_leaves_the_target_to_be_written_again(
+    site: TapeSite, sshd: SshServer
+) -> None:
+    option = _known(site.root, f"[{sshd.host}]:{sshd.port} {sshd.host_key}")
+    command = f"ssh {sshd.user}@{sshd.host} -p {sshd.port} -i {sshd.key_file} {option}"
+    site.config = site.config.model_copy(update={"ssh_command": command})
+    site.host = source_of(site.config)
+    site.make_tape("T1")
+    site.import_all(site.make_target("a", files=6, size_bytes=8 << 20))
+    site.assign()
+    cartridges.change_cartridge(site.image("T1"), slow_ms=60)
+    before = {child.pid for child in psutil.Process().children(recursive=True)}
+
+    def cut() -> None:
+        while site.image("T1").stat().st_size < 6 << 20:
+            time.sleep(0.05)
+        for child in psutil.Process().children(recursive=True):
+            if child.pid not in before and child.name().startswith("sshd"):
+                child.kill()
+
+    thread = threading.Thread(target=cut)
+    thread.start()
+    with pytest.raises(Fault) as caught:
+        site.archive()
+    thread.join()
+    assert caught.value.kind is FaultKind.TRANSIENT
+    assert [(str(one.state), one.file_number) for one in site.backups()] == [("assigned", None)]
+    cartridges.change_cartridge(site.image("T1"), slow_ms=0)
+    site.archive()
+    assert [(one.is_equal, one.backup.file_number) for one in site.confirm_all()] == [(True, 1)]

@@ -7,6 +7,7 @@ from datetime import timedelta
 import pytest
 
 from custody.faults import Fault, FaultKind
+from custody.tape import turn
 from custody.tape.session import held_drive
 from custody.tape.turn import give_turn_back, take_turn
 from tape_site import TapeSite
@@ -31,6 +32,22 @@ def test_a_run_keeps_its_turn_until_it_gives_it_back(site: TapeSite) -> None:
 def test_a_run_that_died_keeps_nobody_waiting(site: TapeSite) -> None:
     take_turn(site.ledger, site.config, "run 1", patience=timedelta(0))
     take_turn(site.ledger, site.config, "run 2")
+
+
+def test_a_clock_that_is_set_back_keeps_nobody_waiting(site: TapeSite, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = turn.now
+    with monkeypatch.context() as ahead:
+        ahead.setattr(turn, "now", lambda: real() + timedelta(days=1))
+        take_turn(site.ledger, site.config, "run 1")
+        give_turn_back(site.ledger, site.config, "run 1")
+        take_turn(site.ledger, site.config, "run 2")  # and it dies
+    take_turn(site.ledger, site.config, "run 3")
+    with pytest.raises(Fault, match="it is the turn of run 3"):
+        take_turn(site.ledger, site.config, "run 4")
+    turn.keep_turn(site.ledger, site.config, "run 3")
+    give_turn_back(site.ledger, site.config, "run 3")
+    turn.keep_turn(site.ledger, site.config, "run 3")  # too late: it was given back
+    take_turn(site.ledger, site.config, "run 4")
 
 
 def test_another_drive_has_another_turn(site: TapeSite) -> None:

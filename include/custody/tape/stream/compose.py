@@ -11,6 +11,8 @@ from custody.faults import os_errors_as_faults
 from custody.tape.stream.headers import BLOCK_BYTES
 
 OPENING_NAME = ".custody/target.json"
+OPENING_FORMAT = 1
+"""Of what the opening member says; a later Custody may say more."""
 MANIFEST_NAME = ".custody/manifest.jsonl"
 END_OF_ARCHIVE = bytes(2 * BLOCK_BYTES)
 _PIECE_BYTES = 1 << 20

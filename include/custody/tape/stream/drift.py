@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
 
 from custody.digests import Fixity, Match
 from custody.tape.members import Member, MemberKind
 from custody.tape.names import escape
 from custody.tape.stream.compose import MANIFEST_NAME, OPENING_NAME
 
+_SHOWN = 5
 _OURS = {OPENING_NAME.encode(), MANIFEST_NAME.encode()}
 
 
@@ -29,6 +31,11 @@ class Drift:
 
     def __bool__(self) -> bool:
         return bool(self.changed or self.new or self.missing)
+
+    def __str__(self) -> str:
+        lines = list(self.lines())
+        more = f"; and {len(lines) - _SHOWN} more" if len(lines) > _SHOWN else ""
+        return "; ".join(lines[:_SHOWN]) + more
 
     def lines(self) -> Iterator[str]:
         """One line a name, as a person reads it."""
@@ -103,7 +110,14 @@ def _differences(before: Member, after: Member) -> Iterator[str]:
     if (before.uid, before.gid) != (after.uid, after.gid):
         yield f"owner {before.uid}:{before.gid} -> {after.uid}:{after.gid}"
     if before.mtime_s != after.mtime_s:
-        yield f"mtime {before.mtime_s} -> {after.mtime_s} s"
+        yield f"mtime {_utc(before.mtime_s)} -> {_utc(after.mtime_s)}"
+
+
+def _utc(seconds: int) -> str:
+    try:
+        return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    except (OverflowError, ValueError, OSError):  # of a year that no calendar has
+        return f"{seconds} s"
 
 
 def _content_differences(before: Member, after: Member) -> Iterator[str]:

@@ -14,7 +14,6 @@ from custody.faults import Fault, FaultKind, os_errors_as_faults
 from custody.tape.drives.protocol import Drive
 from custody.tape.members import Member, MemberKind
 from custody.tape.names import escape
-from custody.tape.stream.parse import ContentSink
 from custody.tape.stream.putting import (
     Identity,
     have_same_facts,
@@ -26,6 +25,7 @@ from custody.tape.stream.putting import (
     set_facts,
 )
 from custody.tape.stream.read import BLOCK_BYTES, Read, read_tape_file
+from custody.tape.stream.sinks import ContentSink
 from custody.tape.stream.tree import Parts, Place, Tree, parts_of
 
 

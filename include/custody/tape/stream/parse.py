@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from types import TracebackType
-from typing import Protocol, Self
+from typing import Self
 
 from custody.digests import DEFAULT_ALGORITHMS
 from custody.faults import Fault, FaultKind
@@ -13,35 +13,20 @@ from custody.tape.members import Member, MemberKind
 from custody.tape.names import escape
 from custody.tape.stream import headers
 from custody.tape.stream.extensions import Extensions
+from custody.tape.stream.framing import Framing
 from custody.tape.stream.hashing import PARALLEL_BYTES, ContentHasher
 from custody.tape.stream.headers import BLOCK_BYTES, Extent, Header
 from custody.tape.stream.holes import HoleMap
+from custody.tape.stream.kinds import member_of
+from custody.tape.stream.sinks import ContentSink
 
 _LARGEST_NAME_BYTES = 1 << 20
 _LARGEST_EXTENSION_BYTES = 64 << 20
-_KINDS = {
-    b"1": MemberKind.HARDLINK,
-    b"2": MemberKind.SYMLINK,
-    b"3": MemberKind.CHARACTER,
-    b"4": MemberKind.BLOCK,
-    b"5": MemberKind.DIRECTORY,
-    b"6": MemberKind.FIFO,
-    b"D": MemberKind.DIRECTORY,
-}
-_DEVICES = {MemberKind.CHARACTER, MemberKind.BLOCK}
 _IGNORED = {b"V", b"N"}  # a volume's name; names in a list of their own, of tars before 1990
 _FILES = {b"0", b"\0", b"7", b"S"}
 
 
-class ContentSink(Protocol):
-    """Who else wants the content of a file while it passes."""
-
-    def write_at(self, offset_bytes: int, piece: memoryview) -> None:
-        """Take a piece; what no piece covers is a hole. The piece is reused once this returns."""
-        ...
-
-
-class MemberParser:
+class MemberParser(Framing):
     """Tells the members of a tar stream that is fed to it.
 
     GNU, ustar, pax and the oldest format, sparse files of all four kinds. The content of sparse files is hashed as who
@@ -53,6 +38,8 @@ class MemberParser:
         returns a sink, that gets the content too.
     :param subject: what faults are about.
     :param offset_bytes: where in a larger stream this one begins.
+    :param in_batches: whether members may be told a little later than they passed, by the end of a :meth:`feed`: small
+        contents are hashed on two cores then. Not for who needs them before the next content begins.
     :param check: called in long holes; what it raises ends the work.
     :ivar damage: the DATA fault that was raised because of the stream itself, and not by what it called.
 
@@ -67,23 +54,20 @@ class MemberParser:
         sink_for: Callable[[Member], ContentSink | None] | None = None,
         subject: str = "tar stream",
         offset_bytes: int = 0,
+        in_batches: bool = True,
         check: Callable[[], None] = lambda: None,
     ) -> None:
+        super().__init__(offset_bytes)
         self.damage: Fault | None = None
         self._on_member = on_member
         self._sink_for = sink_for
         self._subject = subject
         self._hasher = ContentHasher(algorithms, check)
-        self._offset = offset_bytes
-        self._unit_offset = offset_bytes  # where the header begins that is being looked at
         self._extensions = Extensions()
-        self._step: Callable[[memoryview], int] = self._at_boundary
-        self._collected = bytearray()
-        self._wanted = 0
-        self._then: Callable[[bytes], None] = self._header
-        self._left = 0
         self._payload: int | None = None
         self._complete = False
+        self._in_batches = in_batches
+        self._passed: list[Member] = []  # and not told yet
         # of the content that is passing
         self._member: Member | None = None
         self._digests: dict[str, str] = {}
@@ -111,23 +95,26 @@ class MemberParser:
         return self._complete
 
     @property
-    def offset_bytes(self) -> int:
-        """How far the stream has passed."""
-        return self._offset
-
-    @property
     def payload_bytes(self) -> int | None:
         """The offset of the first zeros of the end; None as long as there are none."""
         return self._payload
 
     def feed(self, block: memoryview | bytes) -> None:
         """Look at the next bytes of the stream; they may be reused once this returns."""
-        view = memoryview(block)
-        position, end = 0, len(view)
-        while position < end:
-            used = self._step(view[position:] if position else view)
-            position += used
-            self._offset += used
+        try:
+            self._pass(block)
+        except Fault as fault:
+            if fault is self.damage:
+                self._tell()  # what came before it is well
+            raise
+        self._tell()
+
+    def _tell(self) -> None:
+        if self._passed:
+            self._hasher.settle()
+            passed, self._passed = self._passed, []
+            for member in passed:
+                self._on_member(member)
 
     def finish(self) -> None:
         """Say that the stream is over. DATA where it was cut, even where tar itself would not have noticed."""
@@ -141,45 +128,6 @@ class MemberParser:
         else:
             where = "without the zeros that end an archive"
         raise self._damaged(f"ends {where},", self._offset)
-
-    # -- what a stream is made of ------------------------------------------------------------------------------------
-
-    def _at_boundary(self, view: memoryview) -> int:
-        self._unit_offset = self._offset
-        if len(view) < BLOCK_BYTES:
-            self._collect(BLOCK_BYTES, self._header)
-            return 0
-        self._header(bytes(view[:BLOCK_BYTES]))
-        return BLOCK_BYTES
-
-    def _collect(self, size_bytes: int, then: Callable[[bytes], None]) -> None:
-        self._collected = bytearray()
-        self._wanted = size_bytes
-        self._then = then
-        self._step = self._collecting
-
-    def _collecting(self, view: memoryview) -> int:
-        used = min(len(view), self._wanted - len(self._collected))
-        self._collected += view[:used]
-        if len(self._collected) == self._wanted:
-            content, self._collected = bytes(self._collected), bytearray()
-            self._step = self._at_boundary  # unless it says otherwise
-            self._then(content)
-        return used
-
-    def _skip(self, size_bytes: int) -> None:
-        self._left = size_bytes
-        self._step = self._skipping if size_bytes else self._at_boundary
-
-    def _skipping(self, view: memoryview) -> int:
-        used = min(len(view), self._left)
-        self._left -= used
-        if not self._left:
-            self._step = self._at_boundary
-        return used
-
-    def _ignoring(self, view: memoryview) -> int:
-        return len(view)
 
     # -- headers -----------------------------------------------------------------------------------------------------
 
@@ -245,7 +193,8 @@ class MemberParser:
             self._extensions.apply(header)
         else:
             offset = self._unit_offset
-        self._member = member = self._member_of(header, offset)
+        self._digests = {}
+        self._member = member = member_of(header, offset, self._digests)
         if member.kind is MemberKind.FILE:
             if header.type == b"S" or self._extensions.is_sparse:
                 return self._read_map(HoleMap.begin(header, block, self._extensions))
@@ -253,34 +202,6 @@ class MemberParser:
         if header.type == b"1" and header.size_bytes and header.is_posix:
             return lambda: self._begin_hard_link(header.size_bytes)
         return lambda: self._emit(header.size_bytes if header.type in b"0D\0" else 0)
-
-    def _member_of(self, header: Header, offset: int) -> Member:
-        kind = _KINDS.get(header.type, MemberKind.FILE)
-        if kind is MemberKind.FILE and header.name.endswith(b"/"):
-            kind = MemberKind.DIRECTORY  # the way of the oldest tars
-        name = header.name.lstrip(b"/") if header.name.startswith(b"/") else header.name
-        if kind is MemberKind.DIRECTORY:
-            name = name.rstrip(b"/")
-        link = b""
-        if kind is MemberKind.HARDLINK:
-            link = header.link.lstrip(b"/")
-        elif kind is MemberKind.SYMLINK:
-            link = header.link
-        self._digests = {}
-        return Member(
-            name or b".",
-            kind,
-            header.size_bytes if kind is MemberKind.FILE else 0,
-            header.mode,
-            header.uid,
-            header.gid,
-            header.mtime_s,
-            link,
-            header.device if kind in _DEVICES else None,
-            False,
-            offset,
-            self._digests,
-        )
 
     # -- content -----------------------------------------------------------------------------------------------------
 
@@ -319,7 +240,9 @@ class MemberParser:
             self._sink.write_at(self._position, view)
         self._left -= used
         if not self._left and not self._position and len(self._extents) == 1 and self._is_small(used):
-            self._digests.update(self._hasher.of_whole(view))
+            self._hasher.add_whole(self._digests, view)
+            if not self._in_batches:
+                self._hasher.settle()
             self._emit(0, -used % BLOCK_BYTES)
             return used
         self._position += used
@@ -333,14 +256,16 @@ class MemberParser:
         return used == self._member.size_bytes and used < PARALLEL_BYTES
 
     def _emit(self, ignored_bytes: int, padding_bytes: int = 0) -> None:
-        member, self._member, self._sink = self._member, None, None
+        member, sink, self._member, self._sink = self._member, self._sink, None, None
         assert member is not None
         self._extensions.clear()
         if ignored_bytes or padding_bytes:
             self._skip(ignored_bytes + -ignored_bytes % BLOCK_BYTES + padding_bytes)
         else:
             self._step = self._at_boundary
-        self._on_member(member)
+        self._passed.append(member)
+        if sink is not None or not self._in_batches:
+            self._tell()
 
     # -- hard links and sparse files ---------------------------------------------------------------------------------
 

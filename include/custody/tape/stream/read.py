@@ -6,15 +6,15 @@ import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
 
 from custody.digests import DEFAULT_ALGORITHMS, Progress
 from custody.faults import Fault, FaultKind, os_errors_as_faults
 from custody.tape.drives.protocol import Drive, EndOfData
 from custody.tape.members import Member
 from custody.tape.stream.compose import MANIFEST_NAME, OPENING_NAME
-from custody.tape.stream.parse import ContentSink, MemberParser
+from custody.tape.stream.parse import MemberParser
 from custody.tape.stream.ring import Abandoned, Ring
+from custody.tape.stream.sinks import ContentSink, FileSink, MemorySink
 from custody.tape.stream.spool import ManifestSpool
 
 BLOCK_BYTES = 1 << 20
@@ -54,7 +54,7 @@ def read_tape_file(
     buffer_bytes: int = BUFFER_BYTES,
     algorithms: Sequence[str] = DEFAULT_ALGORITHMS,
     manifest_path: Path | None = None,
-    sink_for: Callable[[Member], ContentSink | None] = lambda member: None,
+    sink_for: Callable[[Member], ContentSink | None] | None = None,
     subject: str = "tape file",
     progress: Progress | None = None,
     stop: threading.Event | None = None,
@@ -66,7 +66,8 @@ def read_tape_file(
         drives never come back from there); None reads to the filemark or the end of what is recorded.
     :param block_bytes: the largest block that was written.
     :param manifest_path: where the manifest is put when it passes.
-    :param sink_for: as in :class:`~custody.tape.stream.parse.MemberParser`.
+    :param sink_for: as in :class:`~custody.tape.stream.parse.MemberParser`; each member is told before it is asked
+        for the next one.
 
     Damage to the stream is told in the result, with the members before it. Faults: those of the drive and of
     ``on_member``, CANCELLED when ``stop`` is set.
@@ -83,7 +84,12 @@ def read_tape_file(
         on_member(member)
 
     damage: Fault | None = None
-    with MemberParser(tell, algorithms, sink_for=own.sink_for, subject=subject, check=ring.check) as parser, own:
+    with (
+        MemberParser(
+            tell, algorithms, sink_for=own.sink_for, subject=subject, in_batches=sink_for is None, check=ring.check
+        ) as parser,
+        own,
+    ):
         thread = ring.start_hand(reader.run, "tape-read")
         try:
             damage = _parse_all(ring, parser)
@@ -176,45 +182,16 @@ class _Reader:
         return Fault(FaultKind.DATA, subject, reason)
 
 
-class _FileSink:
-    """Puts a content into a file."""
-
-    def __init__(self, stream: IO[bytes], path: Path) -> None:
-        self._stream = stream
-        self._path = path
-
-    def write_at(self, offset_bytes: int, piece: memoryview) -> None:
-        """See ContentSink."""
-        with os_errors_as_faults(str(self._path)):
-            self._stream.seek(offset_bytes)
-            self._stream.write(piece)
-
-    def close(self) -> None:
-        with os_errors_as_faults(str(self._path)):
-            self._stream.close()
-
-
-class _MemorySink:
-    """Keeps a small content."""
-
-    def __init__(self) -> None:
-        self.content = bytearray()
-
-    def write_at(self, offset_bytes: int, piece: memoryview) -> None:
-        """See ContentSink."""
-        self.content[offset_bytes : offset_bytes + len(piece)] = piece
-
-
 class _OwnMembers:
     """Catches the members of ours while they pass: the opening, which comes first, and the manifest, which is last."""
 
-    def __init__(self, manifest_path: Path | None, sink_for: Callable[[Member], ContentSink | None]) -> None:
+    def __init__(self, manifest_path: Path | None, sink_for: Callable[[Member], ContentSink | None] | None) -> None:
         self.opening: bytes | None = None
         self.manifest: ManifestSpool | None = None
         self._manifest_path = manifest_path
         self._others = sink_for
-        self._memory: _MemorySink | None = None
-        self._file: _FileSink | None = None
+        self._memory: MemorySink | None = None
+        self._file: FileSink | None = None
 
     def __enter__(self) -> None:
         return None
@@ -228,15 +205,15 @@ class _OwnMembers:
         self.manifest = None  # another content comes behind it: that one was not ours
         if member.name == OPENING_NAME.encode() and member.size_bytes <= _LARGEST_OPENING_BYTES:
             if member.offset_bytes == 0:
-                self._memory = _MemorySink()
+                self._memory = MemorySink()
                 return self._memory
         elif member.name == MANIFEST_NAME.encode() and self._manifest_path and not member.is_sparse:
             if self._file:
                 self._file.close()
             with os_errors_as_faults(str(self._manifest_path)):
-                self._file = _FileSink(self._manifest_path.open("wb"), self._manifest_path)
+                self._file = FileSink(self._manifest_path.open("wb"), self._manifest_path)
             return self._file
-        return self._others(member)
+        return self._others(member) if self._others else None
 
     def note(self, member: Member) -> None:
         """A member has passed whole."""

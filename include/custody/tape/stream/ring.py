@@ -18,6 +18,8 @@ from custody.faults import Fault, FaultKind
 
 _LOOK_EVERY_S = 0.2
 _INSPECT_BYTES = 8 << 20
+_LEAST_INSPECT_BYTES = 2 << 20
+_MOMENT_S = 0.02
 _LEAST_BLOCKS = 4
 _TRAILING_BYTES = 64 << 20
 
@@ -62,6 +64,7 @@ class Ring:
         self.error: BaseException | None = None
         self._block_bytes = block_bytes
         self._memory = memoryview(mmap.mmap(-1, self.size_bytes))
+        self._least = min(_LEAST_INSPECT_BYTES, self.size_bytes // 8)
         self._high_water = min(int(high_water * self.size_bytes), self.size_bytes)
         self._stop = stop or threading.Event()
         self._changed = threading.Condition()
@@ -159,10 +162,21 @@ class Ring:
     # -- the inspector -----------------------------------------------------------------------------------------------
 
     def inspect(self) -> memoryview | None:
-        """What has come and was not looked at yet, at most 8 MiB; None at the end of the input."""
+        """What has come and was not looked at yet, at most 8 MiB; None at the end of the input.
+
+        Where little has come, it waits a moment for a piece that is worth looking at.
+        """
         with self._changed:
             self._wait_for(lambda: self._filled > self._inspected or self._input_ended)
+            if not self._is_worth_a_look():
+                self._changed.wait_for(self._is_worth_a_look, _MOMENT_S)
+                self.check()
             return self._fresh()
+
+    def _is_worth_a_look(self) -> bool:
+        if self._input_ended or self.error is not None:
+            return True
+        return self._filled - self._inspected >= self._least or self._filled - self._taken == self.size_bytes
 
     def inspect_now(self) -> memoryview | None:
         """As :meth:`inspect`, without waiting: None where nothing has come."""

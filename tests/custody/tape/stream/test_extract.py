@@ -269,6 +269,7 @@ def test_set_id_bits_need_the_owner_they_were_given_by(memory_drive: Any, into: 
     assert stat.S_IMODE((into / "file").stat().st_mode) == 0o4755
 
 
+@pytest.mark.slow
 def test_a_killed_run_leaves_nothing_under_a_final_name(tmp_path: Path, into: Path) -> None:
     """Killed at its first flush of a file, it is run again and ends the same."""
     archive = tmp_path / "archive"

@@ -76,6 +76,7 @@ def test_a_full_disk_is_a_fault_that_names_the_file() -> None:
     assert "/dev/full" in str(caught.value)
 
 
+@pytest.mark.slow
 def test_memory_stays_flat(tmp_path: Path) -> None:
     tracemalloc.start()
     try:
