@@ -7,7 +7,7 @@ from collections.abc import Generator
 
 import pytest
 
-pytest_plugins = ["airflow_home", "crash.summary", "services.fixtures"]
+pytest_plugins = ["airflow_home", "crash.summary", "services.fixtures", "side_by_side"]
 
 SERVER_FIXTURES = frozenset({"s3_server", "anonymous_s3_server", "ceph_rgw", "sshd", "postgresql", "mariadb"})
 MAY_NOT_SKIP = ("service", "crash", "airflow", "e2e")

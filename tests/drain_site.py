@@ -6,9 +6,7 @@ import functools
 import hashlib
 import os
 import random
-import shutil
 import stat
-import tempfile
 import threading
 import time
 from collections.abc import Sequence
@@ -35,6 +33,7 @@ from custody.drain.targets.s3 import S3Target
 from custody.drain.upload import create_item, upload
 from custody.ledger import Ledger, tables
 from custody_demo.sample_warc import write_warc
+from empty_ledger import new_ledger
 
 WHO = "tests"
 STEPS: dict[str, Step] = {
@@ -298,21 +297,12 @@ def _session(access_key: str, secret_key: str) -> boto3.session.Session:
     return boto3.session.Session(access_key, secret_key, region_name="us-east-1")
 
 
-@functools.cache
-def _empty_ledger() -> Path:
-    """A ledger with its tables and no rows; copied, because making one takes a second."""
-    directory = Path(tempfile.mkdtemp(prefix="custody-ledger-"))
-    path = directory / "ledger.sqlite"
-    Ledger.upgrade(f"sqlite:///{path}").close()
-    return path
-
-
 def make_site(root: Path, store: Store | None = None, **values: Any) -> Site:
     """An empty site in ``root``; ``values`` change its configuration."""
     for name in ("job", "xfer"):
         (root / name).mkdir()
     (root / "job" / markers.DRAINME).touch()
-    shutil.copy(_empty_ledger(), root / "ledger.sqlite")
+    new_ledger(f"sqlite:///{root}/ledger.sqlite").close()
     settings = {
         "crawljob": "wide",
         "job_dir": str(root / "job"),

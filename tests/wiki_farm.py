@@ -13,6 +13,7 @@ from custody.ledger import Ledger
 from custody.wiki_dump import farm_config
 from custody.wiki_dump.farm_config import FarmConfig
 from custody_demo.wiki_sample import make_sample_wiki
+from empty_ledger import new_ledger
 
 CONF = """[wiki]
 dblist={home}/all.dblist
@@ -79,7 +80,7 @@ class FarmSite:
 def make_farm(home: Path, ledger_url: str | None = None) -> FarmSite:
     """A farm without wikis; ``$CUSTODY_CONFIG_DIR`` must be ``home/config``."""
     home.mkdir(parents=True, exist_ok=True)
-    ledger = Ledger.upgrade(ledger_url or f"sqlite:///{home}/ledger.sqlite")
+    ledger = new_ledger(ledger_url or f"sqlite:///{home}/ledger.sqlite")
     site = FarmSite(home, ledger)
     site.configure()
     site.lists([])

@@ -16,6 +16,7 @@ from botocore.config import Config
 from custody.ledger import Ledger
 from custody_demo.object_store import RcloneS3
 from custody_demo.sample_disk import SampleDisk, make_sample_disk
+from empty_ledger import new_ledger
 
 BUCKET = "archive"
 
@@ -92,7 +93,7 @@ def drain_site(tmp_path: Path, s3_server: RcloneS3, monkeypatch: pytest.MonkeyPa
         "stable_for_s": 0,
     }
     config.write_text(yaml.safe_dump(content))
-    yield DrainSite(disk, s3_server, bucket, Ledger.upgrade(url), config)
+    yield DrainSite(disk, s3_server, bucket, new_ledger(url), config)
 
 
 def client_of(server: RcloneS3) -> Any:

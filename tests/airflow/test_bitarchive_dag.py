@@ -17,9 +17,9 @@ from bitarchive_site import FILES, Site, make_site
 from custody.bitarchive import preserve, upload
 from custody.bitarchive.batch import accounts, plan
 from custody.bitarchive.states import FileState
-from custody.ledger import Ledger
 from custody_airflow.operators.bitarchive_files import CorrectOperator
 from custody_airflow.params.bitarchive import PARAMS
+from empty_ledger import new_ledger
 
 pytestmark = pytest.mark.airflow
 
@@ -33,7 +33,7 @@ def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Site:
     url = f"sqlite:///{tmp_path}/ledger.sqlite"
     monkeypatch.setenv("CUSTODY_LEDGER", url)
     monkeypatch.setenv("CUSTODY_CONFIG_DIR", str(tmp_path / "config"))
-    made = make_site(tmp_path / "archive", Ledger.upgrade(url))
+    made = make_site(tmp_path / "archive", new_ledger(url))
     config = tmp_path / "config" / "bitarchive" / "news.yml"
     config.parent.mkdir(parents=True)
     config.write_text(yaml.safe_dump(made.archive.config.model_dump(mode="json")))

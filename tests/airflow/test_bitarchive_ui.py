@@ -12,6 +12,7 @@ import pytest
 from bitarchive_site import FILES, Site, make_site
 from custody.bitarchive import preserve
 from custody.ledger import Ledger
+from empty_ledger import new_ledger
 
 pytestmark = pytest.mark.airflow
 
@@ -22,7 +23,7 @@ PAGES = ("/bitarchive", "/bitarchive/batch/1", "/bitarchive/batch/1?failed=true"
 def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Site:
     url = f"sqlite:///{tmp_path}/ledger.sqlite"
     monkeypatch.setenv("CUSTODY_LEDGER", url)
-    return make_site(tmp_path / "archive", Ledger.upgrade(url))
+    return make_site(tmp_path / "archive", new_ledger(url))
 
 
 def text_of(answer: Any) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import sqlalchemy as sa
 from custody.drain import report, tables
 from custody.drain.config import load
 from custody.drain.plan import plan_series
+from custody.drain.series import load as load_series
 from custody.ledger.tables import event, proof
 from custody_demo.sample_disk import Fate
 
@@ -236,3 +238,63 @@ def test_a_drained_file_is_brought_back(airflow_db: None, drain_site: Any, tmp_p
     assert run.state == "success"
     assert hashlib.md5((into / file.name).read_bytes()).hexdigest() == file.md5
     assert drain_site.states(run)["check_disk"] == {"skipped"}
+
+
+def test_at_the_end_of_a_crawl_its_logs_are_stored_and_a_series_can_be_proven_anew(
+    airflow_db: None, drain_site: Any
+) -> None:
+    crawl = drain_site.disk.root / "crawl"
+    (crawl / "logs").mkdir(parents=True)
+    (crawl / "logs" / "crawl.log").write_text("the crawl")
+    drain_site.configure(bundle_from=[str(crawl)], clear_finish_drain=True)
+    (drain_site.disk.job_dir / "FINISH_DRAIN").touch()
+    run = drain_site.run({"config": "wide"})
+    assert drain_site.states(run)["finish_crawl"] == {"success"}
+    (bundle,) = (drain_site.store.folder / drain_site.bucket).rglob("*-bundle.tar.gz")
+    assert {line.state for line in drain_site.ledger.where_is(bundle.name)} == {"present", "proven"}
+    assert not (drain_site.disk.job_dir / "FINISH_DRAIN").exists()
+
+    proofs = rows(drain_site, proof)
+    assert drain_site.run({"config": "wide", "action": "audit", "series": 1}).state == "success"
+    assert rows(drain_site, proof) == proofs + len(load_series(drain_site.ledger, 1).files)
+
+
+def parsed(dag_id: str) -> Any:
+    from airflow.dag_processing.dagbag import DagBag
+
+    return DagBag(os.environ["AIRFLOW__CORE__DAGS_FOLDER"]).dags[dag_id]
+
+
+def test_the_monitor_starts_an_audit_of_all(airflow_db: None) -> None:
+    from airflow.models.dagrun import DagRun
+    from airflow.utils.session import create_session
+
+    assert parsed("drain_monitor").test(run_conf={"days": 7}).state == "success"
+    with create_session() as session:
+        query = sa.select(DagRun.conf).where(DagRun.dag_id == "drain").order_by(DagRun.id.desc()).limit(1)
+        assert session.scalar(query) == {"config": "all", "action": "audit", "days": 7}
+
+
+def test_somebody_is_told_of_a_failed_run_and_of_an_audit() -> None:
+    told = {task.task_id for task in parsed("drain").tasks if task.on_failure_callback}
+    assert told == {"report", "audit"}
+
+
+def test_a_slip_in_the_configuration_drains_on_and_lets_nothing_go(
+    airflow_db: None, drain_site: Any, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert drain_site.run({"config": "wide", "days": 1, "action": "audit"}).state == "success"  # it is on record now
+    good = drain_site.config_file.read_text()
+    drain_site.config_file.write_text(good + "also: [{target: s4}]\n")
+    run = drain_site.run({"config": "wide"})
+    assert run.state == "failed"
+    assert drain_site.states(run)["series.prove"] == {"success"}
+    assert drain_site.states(run)["series.delete"] == {"failed"}
+    drained = {file.name: file.md5 for file in drain_site.disk.of(Fate.DRAINED)}
+    assert stored(drain_site) == drained
+    assert set(drained) <= warcs(drain_site.disk.root)
+    assert "nothing is deleted by the last good configuration. Next: custody drain check wide" in capfd.readouterr().out
+
+    drain_site.config_file.write_text(good)
+    assert drain_site.run({"config": "wide"}).state == "success"
+    assert not warcs(drain_site.disk.root) & set(drained)

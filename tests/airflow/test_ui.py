@@ -29,6 +29,7 @@ from custody.ledger import CopyState, Ledger
 from custody.ledger.store import disk_place, now
 from custody_airflow.ui.rooms import rooms
 from custody_demo.sample_disk import make_sample_disk
+from empty_ledger import new_ledger
 
 pytestmark = pytest.mark.airflow
 
@@ -54,7 +55,7 @@ class FolderTarget:
     def url(self, item, name):
         return f"https://archive.example.org/{item}/{name}"
 
-    def create(self, item: Item, manifest):
+    def create(self, item: Item, manifest, earlier=()):
         (self.folder / item.identifier).mkdir(parents=True, exist_ok=True)
 
     def put(self, item: Item, outgoing: Outgoing, progress=None):
@@ -118,7 +119,7 @@ def ledger(tmp_path, monkeypatch) -> Ledger:
     monkeypatch.setenv("CUSTODY_LEDGER", url)
     monkeypatch.setenv("CUSTODY_CONFIG_DIR", str(tmp_path / "config"))
     (tmp_path / "config" / "drain").mkdir(parents=True)
-    return Ledger.upgrade(url)
+    return new_ledger(url)
 
 
 @pytest.fixture

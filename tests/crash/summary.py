@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
+from typing import Any
 
 import pytest
 
@@ -42,6 +43,19 @@ def total_line(reports: list[CrashReport]) -> str:
     lost = sum(len(report.losses) for report in reports) - unproven
     visited = sum(report.points for report in reports)
     return f"crash points: {visited} visited over steps {steps}; {lost} lost, {unproven} deleted without proof"
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """One of several processes hands its reports to the one that prints."""
+    if hasattr(session.config, "workeroutput"):
+        session.config.workeroutput["crash_reports"] = [asdict(report) for report in REPORTS]
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    """The one that prints takes them; a process that died has none, and its tests have failed."""
+    handed = getattr(node, "workeroutput", {}).get("crash_reports", ())
+    REPORTS.extend(CrashReport(**report) for report in handed)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

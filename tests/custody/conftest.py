@@ -9,6 +9,7 @@ import pytest
 from hypothesis import settings
 
 from custody.ledger import Ledger
+from empty_ledger import new_ledger
 
 settings.register_profile("custody", deadline=None)  # a busy machine is no fault of the code
 settings.load_profile("custody")
@@ -17,7 +18,7 @@ settings.load_profile("custody")
 @pytest.fixture
 def ledger_sqlite(tmp_path: Path) -> Iterator[Ledger]:
     """An empty ledger in a SQLite file."""
-    ledger = Ledger.upgrade(f"sqlite:///{tmp_path / 'ledger.sqlite'}")
+    ledger = new_ledger(f"sqlite:///{tmp_path / 'ledger.sqlite'}")
     yield ledger
     ledger.close()
 
@@ -41,6 +42,6 @@ def any_database(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 @pytest.fixture
 def any_ledger(any_database: str) -> Iterator[Ledger]:
     """An empty ledger on each database in turn."""
-    ledger = Ledger.upgrade(any_database)
+    ledger = new_ledger(any_database)
     yield ledger
     ledger.close()

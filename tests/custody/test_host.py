@@ -115,6 +115,7 @@ def test_much_output_on_both_ends_does_not_block(host: Host) -> None:
 GRANDCHILD = "trap '' TERM; sleep 300 & echo $! >\"$1\"; wait; wait"
 
 
+@pytest.mark.slow
 def test_out_of_time_ends_the_whole_group(host: Host, tmp_path: Path) -> None:
     started = time.monotonic()
     timeout_s = 1 if isinstance(host, LocalHost) else 4  # ssh needs a while to come in on a busy machine

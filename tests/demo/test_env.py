@@ -98,6 +98,7 @@ def test_a_python_without_venv_names_the_package(project: Path, tmp_path: Path) 
     assert done.stderr == "custody: python3.13 has no venv module; on Debian: apt-get install python3.13-venv\n"
 
 
+@pytest.mark.slow
 def test_without_a_package_index_it_says_so_and_tries_again_next_time(project: Path) -> None:
     (project / "requirements-uv.txt").write_text(f"uv==0.12.17 --hash=sha256:{'0' * 64}\n")
     nowhere = {"PIP_CONFIG_FILE": "/dev/null", "PIP_INDEX_URL": "http://127.0.0.1:9/", "PIP_RETRIES": "0"}

@@ -13,6 +13,8 @@ import pytest
 
 from deploy.composed import airflow_services, deployment_page, documented_blocks
 
+pytestmark = pytest.mark.airflow
+
 WRONG_COMMAND = ["celery", "worker", "--kews", "tape"]
 WRONG_OPTION = "AIRFLOW__CORE__EXECUTER"
 ASK_AIRFLOW = """

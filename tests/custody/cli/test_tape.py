@@ -21,6 +21,7 @@ from custody.cli.tape import tape as tape_group
 from custody.cli.tape_group import Exit, Interrupts
 from custody.ledger import Ledger
 from custody.tape.drives import cartridges
+from empty_ledger import new_ledger
 from tape_site import WHO, TapeSite, make_site
 
 ROOT = Path(__file__).parents[3]
@@ -33,7 +34,7 @@ SEED_VERBS = {
 @pytest.fixture
 def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> TapeSite:
     """A site whose directory is the current one, as people who used tapeop have it."""
-    made = make_site(tmp_path, Ledger.upgrade(f"sqlite:///{tmp_path}/ledger.sqlite"))
+    made = make_site(tmp_path, new_ledger(f"sqlite:///{tmp_path}/ledger.sqlite"))
     monkeypatch.setenv("CUSTODY_LEDGER", made.ledger_url)
     monkeypatch.chdir(tmp_path)
     return made
@@ -348,6 +349,7 @@ def _wait_for_block(site: TapeSite, process: subprocess.Popen[bytes], size_bytes
         time.sleep(0.02)
 
 
+@pytest.mark.slow
 def test_the_first_interrupt_pauses_behind_the_target(slow: TapeSite) -> None:
     process = _start(slow, "archive", "--repeat", stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     _wait_for_block(slow, process, 1 << 20)
@@ -359,6 +361,7 @@ def test_the_first_interrupt_pauses_behind_the_target(slow: TapeSite) -> None:
     assert all(one.is_equal for one in slow.read_back("T1"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("signals", [(signal.SIGINT, signal.SIGINT), (signal.SIGTERM,)])
 def test_the_second_interrupt_or_a_term_aborts_the_target(slow: TapeSite, signals: tuple[signal.Signals, ...]) -> None:
     process = _start(slow, "archive", "--repeat", stdout=subprocess.PIPE, stderr=subprocess.PIPE)
