@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import signal
 import sys
+import threading
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -15,11 +16,13 @@ from pathlib import Path
 from rich.console import Console
 from rich.panel import Panel
 
+from custody.faults import Fault
 from custody_demo import bitarchive_chapter, drain_chapter, minidvodb_chapter, tape_chapter, wiki_chapter
 from custody_demo.airflow_api import AirflowApiError
 from custody_demo.airflow_stack import PROJECT, AirflowStack
 from custody_demo.archive_org import serve
 from custody_demo.processes import StartError
+from custody_demo.progress import Board
 from custody_demo.second_machine import run_second_machine
 from custody_demo.workspace import Chapter, Outcome, Workspace, prepare
 
@@ -56,12 +59,43 @@ def _demo(home: Path, console: Console, *, once: bool) -> int:
             if POOLS.exists():
                 stack.import_pools(POOLS)
             say(f"Airflow is ready after {time.monotonic() - began:.0f} s: {stack.url}")
-            outcomes = [chapter.run(stack, workspace) for chapter in CHAPTERS]
+            outcomes = show_all(stack, workspace, CHAPTERS)
             _sum_up(console, outcomes)
             if not once:
                 _stay(console, stack, workspace)
             say("Stopping ...")
     return 1 if any(outcome.problems for outcome in outcomes) else 0
+
+
+def show_all(stack: AirflowStack, workspace: Workspace, chapters: Sequence[Chapter]) -> list[Outcome]:
+    """Run all chapters at the same time, for Airflow mostly waits; what ends one of them is its only problem.
+
+    An error that nobody expects is raised when all are over.
+    """
+    outcomes: dict[str, Outcome] = {}
+    unexpected: list[BaseException] = []
+
+    def show(chapter: Chapter) -> None:
+        title = chapter.TITLE
+        own = replace(workspace, console=board.console_for(title), show=partial(board.show, title))
+        try:
+            outcomes[title] = chapter.run(stack, own)
+        except (AirflowApiError, StartError, Fault) as error:
+            outcomes[title] = Outcome(title, (str(error),))
+        except BaseException as error:
+            unexpected.append(error)
+        board.end(title, good=title in outcomes and not outcomes[title].problems)
+
+    with Board(workspace.console, [chapter.TITLE for chapter in chapters]) as board:
+        # Daemons: who stops the demo does not wait for a chapter that waits for an Airflow that is gone.
+        threads = [threading.Thread(target=show, args=(chapter,), daemon=True) for chapter in chapters]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    if unexpected:
+        raise unexpected[0]
+    return [outcomes[chapter.TITLE] for chapter in chapters]
 
 
 def _start_places(workspace: Workspace, running: ExitStack) -> Workspace:
@@ -81,6 +115,8 @@ def _start_places(workspace: Workspace, running: ExitStack) -> Workspace:
 
 
 def _sum_up(console: Console, outcomes: Sequence[Outcome]) -> None:
+    for table in (table for outcome in outcomes for table in outcome.tables):
+        console.print(table)
     for outcome in outcomes:
         for problem in outcome.problems:
             console.print(f"{outcome.title}: {problem}", style="red", markup=False, highlight=False, soft_wrap=True)

@@ -69,7 +69,11 @@ class _Handler(BaseHTTPRequestHandler):
             return
         fault = rule.fault if rule else ""
         if rule and fault == "slow":
+            era = self.archive.era
             time.sleep(rule.delay_s)
+            if era is not self.archive.era:
+                self.close_connection = True
+                return None
         if rule and fault == "answer":
             return self._answer(rule.status, rule.body, rule.headers)
         if fault == "silent":

@@ -109,6 +109,7 @@ class Archive:
     def reset(self) -> None:
         """Forget everything and be honest."""
         with self.lock:
+            self.era = object()  # what was asked before must not happen after
             self.items: dict[str, StoredItem] = {}
             self.tasks: list[Task] = []
             self.rules: list[Rule] = []

@@ -81,12 +81,11 @@ def run(stack: AirflowStack, workspace: Workspace, *, timeout_s: float = 300) ->
     state = stack.wait(DAG_ID, run_id, watch(workspace.show, dict), timeout_s=timeout_s)
     found = accounts.account(site.archive, 1)
     say(f"The run ended as {state}, as it should with a damaged file: {found.summary}")
-    workspace.console.print(table_of_files(site))
     problems = problems_of(site, found, state, offset, seen)
     page = show_page(site, workspace)
     problems += page
     counts = {str(name): count for name, count in found.counts.items() if count}
-    return Outcome(TITLE, tuple(problems), counts)
+    return Outcome(TITLE, tuple(problems), counts, (table_of_files(site),))
 
 
 def make_site(workspace: Workspace) -> Site:

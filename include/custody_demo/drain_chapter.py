@@ -19,7 +19,7 @@ from custody.ledger import Ledger
 from custody.ledger.tables import event
 from custody_demo.airflow_stack import AirflowStack
 from custody_demo.drain_check import Place, look, table_of_fates, table_of_series
-from custody_demo.progress import RunProgress
+from custody_demo.progress import watch
 from custody_demo.sample_disk import Fate, SampleCrawl, SampleDisk, make_sample_disk
 from custody_demo.workspace import BUCKET, Outcome, Workspace
 
@@ -52,14 +52,13 @@ def run(stack: AirflowStack, workspace: Workspace, *, timeout_s: float = 900) ->
     say = partial(workspace.console.print, soft_wrap=True, highlight=False)
     for sample in samples:
         config, disk = write_config(workspace, sample), sample.disk
-        say(f"\nA crawler's disk: {disk.job_dir} ({len(disk.files)} files, {disk.size_bytes / 1e6:.1f} MB)")
+        say(f"A crawler's disk: {disk.job_dir} ({len(disk.files)} files, {disk.size_bytes / 1e6:.1f} MB)")
         say(f"How it is drained: {config}, to {' and '.join(place.name for place in sample.places)}")
     run_ids = [stack.trigger(DAG_ID, {"config": sample.config}) for sample in samples]
     for run_id in run_ids:
         say(f"Running: {stack.url}/dags/{DAG_ID}/runs/{run_id}")
-    say("")
-    with RunProgress(workspace.console, TITLE, lambda: series_progress(workspace.ledger_url)) as progress:
-        states = stack.wait_for_all(DAG_ID, run_ids, progress.show, timeout_s=timeout_s)
+    on_progress = watch(workspace.show, lambda: series_progress(workspace.ledger_url))
+    states = stack.wait_for_all(DAG_ID, run_ids, on_progress, timeout_s=timeout_s)
     problems = []
     for run_id in run_ids:
         if states[run_id] != "success":
@@ -67,10 +66,9 @@ def run(stack: AirflowStack, workspace: Workspace, *, timeout_s: float = 900) ->
     found = {sample.config: look(sample.disk, sample.places) for sample in samples}
     everything = [each for group in found.values() for each in group]
     problems += [f"{each.file.name}: {each.problem}" for each in everything if each.problem]
-    for table in (table_of_series(everything), _table_of_events(workspace.ledger_url), table_of_fates(found)):
-        workspace.console.print(table)
+    shown = table_of_series(everything), _table_of_events(workspace.ledger_url), table_of_fates(found)
     counts = {fate.value: sum(each.file.fate is fate for each in everything) for fate in Fate}
-    return Outcome(TITLE, tuple(problems), counts)
+    return Outcome(TITLE, tuple(problems), counts, shown)
 
 
 def make_samples(workspace: Workspace) -> list[Sample]:
@@ -131,7 +129,7 @@ def series_progress(ledger_url: str) -> dict[str, int]:
             rows = connection.execute(sa.select(column, sa.func.count()).group_by(column)).all()
     except Fault:  # a picture on the way, no proof: the next look will tell
         return {}
-    return {str(state): int(count) for state, count in rows}
+    return {f"series {state}": int(count) for state, count in rows}
 
 
 def ledger_events(ledger_url: str) -> dict[str, int]:

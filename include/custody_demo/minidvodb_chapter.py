@@ -21,7 +21,7 @@ from custody.minidvodb.manifest import take_snapshot
 from custody_demo.airflow_stack import PROJECT, AirflowStack
 from custody_demo.minidvodb_sample import T0, T1, Shape, make
 from custody_demo.processes import wait_until
-from custody_demo.progress import RunProgress
+from custody_demo.progress import watch
 from custody_demo.workspace import Outcome, Workspace
 
 TITLE = "minidvodb"
@@ -38,7 +38,7 @@ def run(stack: AirflowStack, workspace: Workspace, *, timeout_s: float = 900) ->
     """Make the databases, kill a copy half-way, let the DAG finish it and the rest, make room, and look."""
     say = partial(workspace.console.print, soft_wrap=True, highlight=False, markup=False)
     if workspace.second_machine is None:
-        say("\nSurvey databases: left out, there is no second machine")
+        say("Survey databases: left out, there is no second machine")
         return Outcome(TITLE)
     home = workspace.home / "minidvodb"
     shutil.rmtree(home, ignore_errors=True)
@@ -51,7 +51,7 @@ def run(stack: AirflowStack, workspace: Workspace, *, timeout_s: float = 900) ->
     stack.wait_until_idle(DAG_ID, timeout_s=60)
     ledger = Ledger.open(workspace.ledger_url)
     sources = _prepare(ledger, home)
-    say(f"\nSurvey databases: {', '.join(sorted(path.name for path in sources))}, in {home / 'minis'}")
+    say(f"Survey databases: {', '.join(sorted(path.name for path in sources))}, in {home / 'minis'}")
     say(f"wanted on {ROOMY} ({home / ROOMY}) and on {FULL} ({home / FULL}), which keeps no room for them")
     problems = _kill_half_way(ledger, workspace, say)
     problems += _carry_out(stack, workspace, expected="failed", timeout_s=timeout_s)
@@ -64,11 +64,11 @@ def run(stack: AirflowStack, workspace: Workspace, *, timeout_s: float = 900) ->
     destination.put(ledger, FULL, who=WHO, settings={"min_free_bytes": 0})
     actions.revert(ledger, Selection(host=FULL), who=WHO)
     problems += _carry_out(stack, workspace, expected="success", timeout_s=timeout_s)
-    workspace.console.print(_table(ledger))
+    shown = _table(ledger)
     problems += _problems(ledger, home, host=ROOMY) + _problems(ledger, home, host=FULL)
     states = Counter(line.state for line in actions.select(ledger))
     ledger.close()
-    return Outcome(TITLE, tuple(problems), {f"copies {state}": count for state, count in states.items()})
+    return Outcome(TITLE, tuple(problems), {f"copies {state}": count for state, count in states.items()}, (shown,))
 
 
 def _prepare(ledger: Ledger, home: Path) -> list[Path]:
@@ -121,8 +121,8 @@ def _carry_out(stack: AirflowStack, workspace: Workspace, *, expected: str, time
     """One run of the DAG to its end."""
     run_id = stack.trigger(DAG_ID, {"limit": 100})
     workspace.console.print(f"Running: {stack.url}/dags/{DAG_ID}/runs/{run_id}", soft_wrap=True, highlight=False)
-    with RunProgress(workspace.console, TITLE, partial(_counts, workspace.ledger_url)) as progress:
-        states = stack.wait_for_all(DAG_ID, [run_id], progress.show, timeout_s=timeout_s)
+    on_progress = watch(workspace.show, partial(_counts, workspace.ledger_url))
+    states = stack.wait_for_all(DAG_ID, [run_id], on_progress, timeout_s=timeout_s)
     return [] if states[run_id] == expected else [f"run {run_id} ended as {states[run_id]}, not {expected}"]
 
 
@@ -131,7 +131,7 @@ def _counts(ledger_url: str) -> dict[str, int]:
         lines = actions.select(Ledger.open(ledger_url))
     except Fault:  # a picture on the way, no proof: the next look will tell
         return {}
-    return dict(Counter(line.fault_name or line.state for line in lines))
+    return Counter(f"copies {line.fault_name or line.state}" for line in lines)
 
 
 def _problems(ledger: Ledger, home: Path, *, host: str) -> list[str]:

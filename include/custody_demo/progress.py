@@ -1,35 +1,60 @@
-"""Show a running DAG: its tasks by state and what the ledger counts; plain lines where there is no terminal."""
+"""Several chapters on one terminal at once: what each says stands behind its name; a line each shows how far it is.
+
+Where there is no terminal, these lines come as lines, now and then.
+"""
 
 from __future__ import annotations
 
+import io
+import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Self
 
-from rich.console import Console, Group
+from rich.console import Console
 from rich.live import Live
 from rich.table import Table
+from rich.text import Text
 
 from custody_demo.airflow_api import TaskInstance
 
-_STATES = ("success", "running", "failed", "skipped")
-_COLOURS = {"success": "green", "running": "cyan", "failed": "red", "skipped": "dim", "other": "yellow"}
-_PLAIN_EVERY_S = 10.0
+_COLOURS = ("cyan", "magenta", "yellow", "blue", "green")
+_PLAIN_EVERY_S = 15.0
+_OVER = ("success", "skipped", "failed", "upstream_failed", "removed")
 
 
-class RunProgress:
-    """Hand `show` to AirflowStack.wait as its `on_progress`.
+@dataclass
+class _Row:
+    """How far a chapter is; `good` is None as long as it runs."""
 
-    :param facts: asked at every look; what the ledger counts by state
+    colour: str
+    began: float = field(default_factory=lambda: time.monotonic())
+    ended: float | None = None
+    text: str = "waiting for Airflow"
+    good: bool | None = None
+    said: str = ""
+    said_at: float = float("-inf")
+
+    @property
+    def seconds(self) -> float:
+        return (self.ended or time.monotonic()) - self.began
+
+
+class Board:
+    """Give every chapter its console (`console_for`) and its line (`show`); a context manager.
+
+    :param titles: of the chapters, in the order of their lines
     """
 
-    def __init__(self, console: Console, title: str, facts: Callable[[], Mapping[str, int]]) -> None:
-        self._console, self._title, self._facts = console, title, facts
-        self._live = Live(console=console, refresh_per_second=4) if console.is_terminal else None
-        self._said, self._said_at = "", float("-inf")
-        self._began = time.monotonic()
+    def __init__(self, console: Console, titles: Sequence[str]) -> None:
+        self._console = console
+        self._rows = {title: _Row(_COLOURS[number % len(_COLOURS)]) for number, title in enumerate(titles)}
+        self._width = max(map(len, titles), default=0)
+        self._lock = threading.Lock()
+        self._live = Live(self, console=console, refresh_per_second=2, transient=True) if console.is_terminal else None
 
     def __enter__(self) -> Self:
         if self._live:
@@ -42,30 +67,67 @@ class RunProgress:
         if self._live:
             self._live.stop()
 
-    def show(self, tasks: list[TaskInstance]) -> None:
-        """Draw what is known now."""
-        facts = {name: count for name, count in self._facts().items() if count}
-        if self._live:
-            self._live.update(Group(self._table(tasks), _sentence("series", facts)))
-            return
-        line = f"{_sentence('tasks', Counter(task.state for task in tasks))}; {_sentence('series', facts)}"
-        if line != self._said and time.monotonic() - self._said_at > _PLAIN_EVERY_S:
-            self._console.print(f"{time.monotonic() - self._began:5.0f} s  {line}", soft_wrap=True, highlight=False)
-            self._said, self._said_at = line, time.monotonic()
-
-    def _table(self, tasks: list[TaskInstance]) -> Table:
-        table = Table(title=f"{self._title}, {time.monotonic() - self._began:.0f} s", min_width=60)
-        table.add_column("task")
-        for state in (*_STATES, "other"):
-            table.add_column(state if state != "other" else "waiting", justify="right", style=_COLOURS[state])
-        by_task: dict[str, Counter[str]] = {}
-        for task in sorted(tasks, key=lambda each: each.started or "waiting"):
-            state = task.state if task.state in _STATES else "other"
-            by_task.setdefault(task.task_id, Counter())[state] += 1
-        for task_id, counts in by_task.items():
-            table.add_row(task_id, *(str(counts[state] or "") for state in (*_STATES, "other")))
+    def __rich__(self) -> Table:
+        """Draw the lines."""
+        table = Table.grid(padding=(0, 2))
+        for title, row in self._rows.items():
+            mark = {None: "…", True: "✓", False: "✗"}[row.good]
+            shown = Text(row.text, no_wrap=True, overflow="ellipsis")
+            table.add_row(Text(f"{mark} {title}", row.colour), f"{row.seconds:4.0f} s", shown)
         return table
 
+    def console_for(self, title: str) -> Console:
+        """A console for one chapter: whatever is printed on it stands behind the chapter's name."""
+        width = max(40, self._console.width - self._width - 3)
+        return Console(file=_Lines(self, title), width=width, force_terminal=self._console.is_terminal)
 
-def _sentence(what: str, counts: Mapping[str, int]) -> str:
-    return f"{what}: " + (", ".join(f"{count} {state}" for state, count in counts.items()) or "none yet")
+    def show(self, title: str, text: str) -> None:
+        """Say in one line how far a chapter is."""
+        row = self._rows[title]
+        row.text = text
+        if self._live is None and text != row.said and time.monotonic() - row.said_at > _PLAIN_EVERY_S:
+            row.said, row.said_at = text, time.monotonic()
+            self.put(title, [f"{row.seconds:.0f} s: {text}"])
+
+    def end(self, title: str, *, good: bool) -> None:
+        """Note that a chapter is over."""
+        row = self._rows[title]
+        row.ended, row.good = time.monotonic(), good
+        row.text = "every file is where it should be" if good else "something is not where it should be"
+
+    def put(self, title: str, lines: Sequence[str]) -> None:
+        """Print some lines of a chapter, together."""
+        name = Text(f"{title:<{self._width}} │ ", self._rows[title].colour)
+        texts = [Text.assemble(name, Text.from_ansi(line)) for line in lines]
+        with self._lock:
+            self._console.print(Text("\n").join(texts), soft_wrap=True, highlight=False)
+
+
+class _Lines(io.StringIO):
+    """The file behind a chapter's console; rich writes what one call prints in one piece."""
+
+    def __init__(self, board: Board, title: str) -> None:
+        super().__init__()
+        self._board, self._title, self._rest = board, title, ""
+
+    def write(self, text: str) -> int:
+        *lines, self._rest = (self._rest + text).split("\n")
+        if lines:
+            self._board.put(self._title, lines)
+        return len(text)
+
+
+def watch(show: Callable[[str], None], facts: Callable[[], Mapping[str, int]]) -> Callable[[list[TaskInstance]], None]:
+    """Make the `on_progress` of AirflowStack.wait that shows tasks and facts in one line.
+
+    :param facts: asked at every look; what the ledger counts by state
+    """
+
+    def on_progress(tasks: list[TaskInstance]) -> None:
+        states = Counter(task.state for task in tasks)
+        parts = [f"{sum(states[state] for state in _OVER)} of {len(tasks)} tasks done"]
+        parts += [f"{states[state]} {state}" for state in ("running", "failed") if states[state]]
+        known = ", ".join(f"{count} {name}" for name, count in facts().items() if count)
+        show(", ".join(parts) + (f"; {known}" if known else ""))
+
+    return on_progress

@@ -83,9 +83,9 @@ def run(stack: AirflowStack, workspace: Workspace, *, timeout_s: float = 300) ->
         back = {"config": CONFIG, "action": "restore", "patterns": [wanted.path], "into": str(site.restored)}
         problems += _ended(stack, workspace, stack.trigger(DAG_ID, back), timeout_s)
     problems += problems_of(source, on_tape, wanted, site.restored)
-    workspace.console.print(table_of_tapes(on_tape, source))
     counts = {f"files on {tape}": sum(one.tape == tape for one in on_tape) for tape in TAPES}
-    return Outcome(TITLE, tuple(problems), counts | {"restored": 1 if wanted else 0})
+    counts["restored"] = 1 if wanted else 0
+    return Outcome(TITLE, tuple(problems), counts, (table_of_tapes(on_tape, source),))
 
 
 def make_site(site: TapeSite, workspace: Workspace) -> dict[str, str]:

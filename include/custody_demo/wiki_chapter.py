@@ -25,7 +25,7 @@ from custody.wiki_dump.making import reading_tools
 from custody.wiki_dump.settings import Settings
 from custody_demo.airflow_stack import PROJECT, AirflowStack
 from custody_demo.processes import wait_until
-from custody_demo.progress import RunProgress
+from custody_demo.progress import watch
 from custody_demo.wiki_sample import make_sample_wiki
 from custody_demo.workspace import Outcome, Workspace
 
@@ -66,7 +66,7 @@ def run(stack: AirflowStack, workspace: Workspace, *, timeout_s: float = 600) ->
         wait_until(partial(_has_run, stack, dag_id), timeout_s=30)
         stack.wait_until_idle(dag_id, timeout_s=60)
     make_farm(workspace, home)
-    say(f"\nTwo wikis, {PUBLIC} and {PRIVATE} (private), in {home / 'db'}; their dumps go to {home / 'public'}")
+    say(f"Two wikis, {PUBLIC} and {PRIVATE} (private), in {home / 'db'}; their dumps go to {home / 'public'}")
     problems = _kill_half_way(workspace, home, say)
     killed_at = time.monotonic()
     problems += _carry_out(stack, workspace, DAG_ID, {"config": FARM, "wiki": PRIVATE}, timeout_s)
@@ -78,9 +78,9 @@ def run(stack: AirflowStack, workspace: Workspace, *, timeout_s: float = 600) ->
     problems += _carry_out(stack, workspace, DAG_ID, {"config": FARM, "wiki": PUBLIC}, timeout_s)
     problems += _carry_out(stack, workspace, MONITOR, {"config": FARM}, timeout_s)
     count, found = check(home)
-    workspace.console.print(_table(workspace.ledger_url))
+    shown = _table(workspace.ledger_url)
     say(f"The index page, as readers find it: file://{home / 'public/index.html'}")
-    return Outcome(TITLE, tuple(problems + found), {"files read back once more": count, "wikis": 2})
+    return Outcome(TITLE, tuple(problems + found), {"files read back once more": count, "wikis": 2}, (shown,))
 
 
 def make_farm(workspace: Workspace, home: Path) -> None:
@@ -131,8 +131,8 @@ def _carry_out(
 ) -> list[str]:
     run_id = stack.trigger(dag_id, conf)
     workspace.console.print(f"Running: {stack.url}/dags/{dag_id}/runs/{run_id}", soft_wrap=True, highlight=False)
-    with RunProgress(workspace.console, TITLE, partial(_counts, workspace.ledger_url)) as progress:
-        states = stack.wait_for_all(dag_id, [run_id], progress.show, timeout_s=timeout_s)
+    on_progress = watch(workspace.show, partial(_counts, workspace.ledger_url))
+    states = stack.wait_for_all(dag_id, [run_id], on_progress, timeout_s=timeout_s)
     return [] if states[run_id] == "success" else [f"run {run_id} of {dag_id} ended as {states[run_id]}"]
 
 

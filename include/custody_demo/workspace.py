@@ -6,12 +6,13 @@ import secrets
 import shutil
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
 from rich.console import Console
+from rich.table import Table
 
 from custody_demo.airflow_stack import PROJECT, AirflowStack
 from custody_demo.archive_org_store import Archive
@@ -30,11 +31,15 @@ _FRESH = (
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a chapter went: `problems` names everything that is not where it should be, and is empty when all is."""
+    """How a chapter went: `problems` names everything that is not where it should be, and is empty when all is.
+
+    :param tables: what is shown at the end
+    """
 
     title: str
     problems: tuple[str, ...] = ()
     extra: Mapping[str, int] = field(default_factory=dict)
+    tables: tuple[Table, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -42,6 +47,7 @@ class Workspace:
     """The directory of one demo (`home`) and where its copies go; `lock` keeps other demos out of it.
 
     :param second_machine: None until it is started, and where there are no programs for it
+    :param show: says in one line how far a chapter is
     """
 
     home: Path
@@ -50,6 +56,7 @@ class Workspace:
     archive_org: Archive
     lock: int
     second_machine: SshServer | None = None
+    show: Callable[[str], None] = print
 
     @property
     def config_dir(self) -> Path:
