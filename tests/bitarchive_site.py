@@ -68,7 +68,7 @@ class Site:
         return finish.collect(self.archive, batch_id, who="test")
 
 
-def site_at(root: Path, ledger: Ledger) -> Site:
+def site_at(root: Path, ledger: Ledger, name: str = "news") -> Site:
     """An archive as it lies there."""
     values = {
         "replicas": [
@@ -85,18 +85,18 @@ def site_at(root: Path, ledger: Ledger) -> Site:
         "file_timeout_s": 60,
         "min_space_left": 1000,
     }
-    return Site(root, Archive("news", parse(values, "test"), ledger))
+    return Site(root, Archive(name, parse(values, "test"), ledger))
 
 
-def make_site(root: Path, ledger: Ledger, make_file: Callable[[Path], object] = sample) -> Site:
+def make_site(root: Path, ledger: Ledger, make_file: Callable[[Path], object] = sample, *, name: str = "news") -> Site:
     """An archive with four files on record."""
-    site = site_at(root, ledger)
+    site = site_at(root, ledger, name)
     archive = site.archive
     for replica in archive.config.replicas:
         for node in archive.nodes(replica) if replica.nodes else ():
             assert isinstance(node, LocalNode)
             node.prepare()
-    for name in FILES:
-        make_file(site.path(name))
+    for file in FILES:
+        make_file(site.path(file))
     catalogue.adopt(archive, archive.config.replica("ONE"), who="test")
     return site

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import shutil
 from dataclasses import dataclass, replace
 from functools import partial
@@ -22,8 +21,7 @@ from custody.ledger import Ledger
 
 pytestmark = pytest.mark.crash
 
-ALL_POINTS = os.environ.get("CUSTODY_CRASH_POINTS") == "all"
-BUDGET_S = None if ALL_POINTS else 8.0
+POINTS = 14  # of a step, spread over the whole of it
 NAME = "5-new.warc.gz"
 
 
@@ -93,7 +91,7 @@ def test_every_crash_point_of_an_upload(empty: Path) -> None:
         run,
         the_rest,
         check_after_kill=invariant,
-        budget_s=BUDGET_S,
+        at_most=POINTS,
         name="bitarchive upload",
     )
     assert report.losses == ()
@@ -133,7 +131,7 @@ def test_every_crash_point_of_a_correction(empty: Path) -> None:
         invariant(prepared)
 
     report = enumerate_crash_points(
-        prepare, run, the_rest, check_after_kill=invariant, budget_s=BUDGET_S, name="bitarchive correct"
+        prepare, run, the_rest, check_after_kill=invariant, at_most=POINTS, name="bitarchive correct"
     )
     assert report.losses == ()
     assert report.unproven_deletions == 0
@@ -165,7 +163,7 @@ def test_every_crash_point_of_an_index(empty: Path) -> None:
         run,
         the_rest,
         check_after_kill=invariant,
-        budget_s=BUDGET_S,
+        at_most=POINTS,
         name="bitarchive index",
     )
     assert report.losses == ()

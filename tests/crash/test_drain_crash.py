@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import os
 import uuid
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
 
-from crash.harness import DeletedWithoutProof, enumerate_crash_points
+from crash.harness import ALL_POINTS, DeletedWithoutProof, enumerate_crash_points
 from custody.drain import markers
 from custody_demo.object_store import RcloneS3
 from drain_site import STEPS, Lost, Site, Store, check_is_clean, check_nothing_lost, make_site
 
 pytestmark = [pytest.mark.crash, pytest.mark.service]
 
-ALL_POINTS = os.environ.get("CUSTODY_CRASH_POINTS") == "all"
-BUDGET_S = None if ALL_POINTS else 10.0  # a step; what is visited in that time is spread over the whole step
+POINTS = 26  # of a step, spread over the whole of it
 FILES = 2
 
 
@@ -47,7 +45,7 @@ def the_rest_of_the_path(prepared: Prepared) -> None:
         assert len(site.events(name)) == (FILES if name == "deleted" else 0), name
 
 
-@pytest.mark.timeout(0 if ALL_POINTS else 400)
+@pytest.mark.timeout(0 if ALL_POINTS else 600)
 @pytest.mark.parametrize("step", STEPS)
 def test_every_crash_point_of(step: str, s3_server: RcloneS3, tmp_path: Path) -> None:
     bucket = f"crash-{step.replace('_', '-')}-{uuid.uuid4().hex[:8]}"
@@ -75,7 +73,7 @@ def test_every_crash_point_of(step: str, s3_server: RcloneS3, tmp_path: Path) ->
         run,
         the_rest_of_the_path,
         check_after_kill=invariant,
-        budget_s=BUDGET_S,
+        at_most=POINTS,
         name=f"drain {step}",
     )
     assert report.losses == ()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -20,6 +21,7 @@ def reports(monkeypatch: pytest.MonkeyPatch) -> list[CrashReport]:
     """The losses here are wanted: they do not belong into the summary of the test run."""
     kept: list[CrashReport] = []
     monkeypatch.setattr("crash.harness.REPORTS", kept)
+    monkeypatch.setattr("crash.harness.ALL_POINTS", False)
     return kept
 
 
@@ -108,16 +110,16 @@ def _five_directories(directory: Path) -> None:
 
 @pytest.mark.parametrize(
     ("options", "points"),
-    [({}, 10), ({"every": 3}, 4), ({"limit_per_syscall": 2}, 4), ({"budget_s": 0.0}, 1), ({"syscalls": ["mkdir"]}, 5)],
+    [({}, 10), ({"every": 3}, 4), ({"limit_per_syscall": 2}, 4), ({"at_most": 3}, 3), ({"syscalls": ["mkdir"]}, 5)],
 )
-def test_points_are_sampled_and_the_report_says_so(options: dict[str, float], points: int) -> None:
-    report = enumerate_crash_points(_same, _five_directories, _nothing, name="five", **options)  # type: ignore[arg-type]
+def test_points_are_sampled_and_the_report_says_so(options: dict[str, Any], points: int) -> None:
+    report = enumerate_crash_points(_same, _five_directories, _nothing, name="five", **options)
     assert (report.points, report.killed, report.losses) == (points, points, ())
     total = 5 if "syscalls" in options else 10
     assert str(report) == ("five " + (f"{points}" if points == total else f"{points} of {total}"))
 
 
-def test_a_time_budget_spreads_over_the_whole_step() -> None:
+def test_a_few_points_spread_over_the_whole_step() -> None:
     for count in (1, 2, 7, 64, 100):
         assert sorted(_spread(count)) == list(range(count))
     assert {index // 25 for index in _spread(100)[:5]} == {0, 1, 2, 3}

@@ -31,7 +31,7 @@ def _is_whole(url: str) -> None:
 
 
 def test_making_the_ledger_survives_crash_points() -> None:
-    report = enumerate_crash_points(_a_url, upgrade_and_close, _is_whole, name="ledger upgrade", budget_s=20)
+    report = enumerate_crash_points(_a_url, upgrade_and_close, _is_whole, name="ledger upgrade", at_most=60)
     assert report.losses == ()
     assert report.killed == report.points > 0
 
@@ -78,7 +78,7 @@ def _proven_once(url: str) -> None:
 
 def test_what_is_recorded_together_is_there_together_at_every_crash_point() -> None:
     report = enumerate_crash_points(
-        _an_empty_ledger, _record, _proven_once, check_after_kill=_all_or_nothing, name="ledger record", budget_s=20
+        _an_empty_ledger, _record, _proven_once, check_after_kill=_all_or_nothing, name="ledger record", at_most=45
     )
     assert report.losses == ()
     assert report.killed == report.points > 0

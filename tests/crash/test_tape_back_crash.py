@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from crash.harness import SYSCALLS, DeletedWithoutProof, enumerate_crash_points
+from crash.harness import ALL_POINTS, SYSCALLS, DeletedWithoutProof, enumerate_crash_points
 from custody.ledger import Ledger
 from custody.tape import rebuild, restore
 from custody.tape.session import mounted
@@ -16,8 +16,7 @@ from tape_site import WHO, TapeSite, make_site
 
 pytestmark = [pytest.mark.crash, pytest.mark.service]
 
-ALL_POINTS = os.environ.get("CUSTODY_CRASH_POINTS") == "all"
-BUDGET_S = None if ALL_POINTS else 6.0  # a step; what is visited in that time is spread over the whole step
+POINTS = 8  # of a step, spread over the whole of it
 CALLS = (*SYSCALLS, "writev", "pwritev", "symlinkat", "mknodat", "mknod")
 
 
@@ -106,7 +105,7 @@ def the_catalogue_is_whole(site: TapeSite) -> None:
     assert [one[1] for one in facts[0]] == ["confirmed", "confirmed"]
 
 
-@pytest.mark.timeout(0 if ALL_POINTS else 120)
+@pytest.mark.timeout(0 if ALL_POINTS else 600)
 def test_every_crash_point_of_a_restore(tmp_path: Path) -> None:
     report = enumerate_crash_points(
         written,
@@ -114,14 +113,14 @@ def test_every_crash_point_of_a_restore(tmp_path: Path) -> None:
         everything_is_back,
         check_after_kill=nothing_half_done_has_a_name,
         syscalls=CALLS,
-        budget_s=BUDGET_S,
+        at_most=POINTS,
         name="tape restore",
     )
     assert (report.losses, report.unproven_deletions) == ((), 0)
     assert report.killed > 0
 
 
-@pytest.mark.timeout(0 if ALL_POINTS else 120)
+@pytest.mark.timeout(0 if ALL_POINTS else 600)
 def test_every_crash_point_of_a_scan(tmp_path: Path) -> None:
     report = enumerate_crash_points(
         without_a_catalogue,
@@ -129,7 +128,7 @@ def test_every_crash_point_of_a_scan(tmp_path: Path) -> None:
         the_catalogue_is_whole,
         check_after_kill=what_is_on_record_is_on_tape,
         syscalls=CALLS,
-        budget_s=BUDGET_S,
+        at_most=POINTS,
         name="tape scan",
     )
     assert (report.losses, report.unproven_deletions) == ((), 0)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -10,15 +9,14 @@ from pathlib import Path
 
 import pytest
 
-from crash.harness import SYSCALLS, DeletedWithoutProof, enumerate_crash_points
+from crash.harness import ALL_POINTS, SYSCALLS, DeletedWithoutProof, enumerate_crash_points
 from custody.tape.states import TapeState
 from empty_ledger import new_ledger
 from tape_site import TapeSite, make_site
 
 pytestmark = [pytest.mark.crash, pytest.mark.service]
 
-ALL_POINTS = os.environ.get("CUSTODY_CRASH_POINTS") == "all"
-BUDGET_S = None if ALL_POINTS else 10.0  # a step; what is visited in that time is spread over the whole step
+POINTS = 14  # of a step, spread over the whole of it
 
 
 @dataclass(frozen=True)
@@ -69,7 +67,7 @@ def everything_is_there_once(site: TapeSite, ends_as: TapeState) -> None:
     assert site.unfinished_attempts() == []
 
 
-@pytest.mark.timeout(0 if ALL_POINTS else 300)
+@pytest.mark.timeout(0 if ALL_POINTS else 600)
 @pytest.mark.parametrize("name", CASES)
 def test_every_crash_point_of(name: str, tmp_path: Path) -> None:
     case = CASES[name]
@@ -91,7 +89,7 @@ def test_every_crash_point_of(name: str, tmp_path: Path) -> None:
         lambda site: everything_is_there_once(site, case.ends_as),
         check_after_kill=nothing_recorded_is_missing,
         syscalls=(*SYSCALLS, "writev", "pwritev"),
-        budget_s=BUDGET_S,
+        at_most=POINTS,
         name=f"tape {name}",
     )
     assert report.losses == ()

@@ -62,6 +62,35 @@ def held_by(archive: Archive, replica: Replica, *, names: Sequence[str] | None =
         yield Held(row.id, row.name, row.node, _fixity(row), UploadState(row.upload_state))
 
 
+def expected_of(archive: Archive, replica: Replica, name: str | None = None) -> Iterator[Held]:
+    """Every file of the catalogue, as it stands in a replica: each should be there, whether it ever got there or not.
+
+    Where nothing is on record of it there, its node is empty and its state ``UNKNOWN``.
+
+    :param name: only this file.
+    """
+    mine = (replica_file.c.file_id == archive_file.c.id) & (replica_file.c.replica == replica.id)
+    query = (
+        sa.select(archive_file, replica_file.c.node, replica_file.c.upload_state)
+        .outerjoin(replica_file, mine)
+        .where(archive_file.c.archive == archive.name)
+    )
+    if name is not None:
+        query = query.where(archive_file.c.name == name)
+    with archive.ledger.read() as connection:
+        rows = connection.execute(query).all()
+    for row in sorted(rows, key=lambda row: row.name.encode()):
+        state = UploadState(row.upload_state or UploadState.UNKNOWN)
+        yield Held(row.id, row.name, row.node or "", _fixity(row), state)
+
+
+def ensure_row(connection: Connection, file_id: int, replica: str) -> None:
+    """Put on record that a replica should have a file, where nothing is on record of it there."""
+    where = (replica_file.c.file_id == file_id, replica_file.c.replica == replica)
+    if connection.scalar(sa.select(replica_file.c.id).where(*where)) is None:
+        set_upload_state(connection, file_id, replica, UploadState.UNKNOWN)
+
+
 def record(
     connection: Connection,
     archive: Archive,
@@ -171,6 +200,8 @@ def adopt(archive: Archive, replica: Replica, *, who: str) -> Adopted:
                     is_second = _is_on_record(connection, archive, name)
                     file_id = record(connection, archive, name, fixity)
                     set_upload_state(connection, file_id, replica.id, UploadState.UPLOAD_COMPLETED, node.name)
+                    for other in archive.config.replicas:  # a replica is a whole copy: each should have it
+                        ensure_row(connection, file_id, other.id)
                     if is_second:
                         prove(connection, archive, name, fixity, node.place(name), fixity, who)
                     else:  # nothing to compare it with: it is there, and that is all that is known

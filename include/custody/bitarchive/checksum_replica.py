@@ -12,7 +12,7 @@ from pathlib import Path
 
 from custody.bitarchive.config import Replica
 from custody.bitarchive.names import check_name
-from custody.bitarchive.signatures import Signatures
+from custody.bitarchive.signatures import Signatures, write_all
 from custody.faults import Fault, FaultKind, os_errors_as_faults
 from custody.ledger.store import disk_place
 from custody.publish import fsync_directory
@@ -22,10 +22,10 @@ _LINE = re.compile(r"(\S+)##([0-9a-f]{32})")
 
 @dataclass(frozen=True)
 class Checksums:
-    """What is in the file: md5 by name, and the lines that are none."""
+    """What is in the file: md5 by name, and what was torn off at its end."""
 
     md5: dict[str, str]
-    strangers: tuple[str, ...] = ()
+    torn: str = ""
 
 
 class ChecksumReplica:
@@ -75,32 +75,40 @@ class ChecksumReplica:
 
     def _parse(self, text: str) -> Checksums:
         found: dict[str, str] = {}
-        strangers = []
-        for line in text.splitlines():
-            match = _LINE.fullmatch(line)
+        torn = ""
+        lines = text.split("\n")
+        for number, line in enumerate(lines, 1):
+            match = _LINE.fullmatch(line.removesuffix("\r"))
             if not match:
-                strangers.append(line[:200])  # what a power cut left of a line, for example
+                if number < len(lines):
+                    reason = f"line {number} is no NAME##MD5; nothing is read from such a list"
+                    raise Fault(FaultKind.DATA, str(self.path), reason, next_command=f"look at line {number} by hand")
+                torn = line[:200]  # what a power cut left of a line: that put was never answered
             elif found.setdefault(match[1], match[2]) != match[2]:
                 reason = f"has two checksums for {match[1]}"
                 raise Fault(FaultKind.DATA, str(self.path), reason, next_command="look at both lines by hand")
-        return Checksums(found, tuple(strangers))
+        return Checksums(found, torn)
 
     def put(self, name: str, md5: str) -> None:
         """Add a checksum, durably; the same again is done already. Faults: CONFLICT where the name has another."""
         check_name(name)
         with os_errors_as_faults(str(self.path)), self._alone() as descriptor:
             content = self.path.read_bytes()
-            known = self._checked(content).md5.get(name)
+            found = self._checked(content)
+            known = found.md5.get(name)
             if known == md5:
                 return
             if known is not None:
                 raise Fault(FaultKind.CONFLICT, f"{self.path}: {name}", f"is on record with md5 {known}, not {md5}")
-            line = f"{name}##{md5}\n"
-            if content and not content.endswith(b"\n"):
-                line = "\n" + line
+            line = f"{name}##{md5}\n".encode()
+            if found.torn:
+                content = content[: content.rfind(b"\n") + 1]
+                os.ftruncate(descriptor, len(content))
+            elif content and not content.endswith(b"\n"):
+                line = b"\n" + line
             if self._signatures:
-                self._signatures.sign(content + line.encode())
-            os.write(descriptor, line.encode())
+                self._signatures.sign(content + line)
+            write_all(descriptor, line)
             os.fsync(descriptor)
 
     @contextmanager

@@ -49,7 +49,7 @@ def open_file(
     _, node, _ = locate(archive, name, replica)
     size = node.size_of(name)
     if size is None:
-        command = f"custody bitarchive check {archive.name} missing"
+        command = f"custody bitarchive check missing {archive.name}"
         raise Fault(FaultKind.DATA, node.place(name), "is not there, and should be", next_command=command)
     if not 0 <= start <= size:
         raise Fault(FaultKind.CONFIG, name, f"has {size} bytes; {start} is outside")
@@ -78,7 +78,10 @@ def get_file(archive: Archive, name: str, target: Path, replica: str | None = No
             os.fsync(out.fileno())
         verdict = gate.may_record_proof(held.fixity, hasher.fixity())
         if not verdict.allowed:
-            command = f"custody bitarchive check {archive.name} changed {chosen.id}"
+            others = [one.id for one in archive.config.replicas if one.nodes and one.id != chosen.id]
+            command = f"custody bitarchive check changed {archive.name} {chosen.id}"
+            if others:
+                command = f"custody bitarchive get-file {archive.name} {name} -B {others[0]}; {command}"
             raise Fault(FaultKind.DATA, node.place(name), str(verdict), next_command=command)
         rename_noclobber(temporary, target)
         with os_errors_as_faults(str(target)):
@@ -98,7 +101,7 @@ def open_record(archive: Archive, name: str, offset: int, replica: str | None = 
     _, node, _ = locate(archive, name, replica)
     size = node.size_of(name)
     if size is None:
-        command = f"custody bitarchive check {archive.name} missing"
+        command = f"custody bitarchive check missing {archive.name}"
         raise Fault(FaultKind.DATA, node.place(name), "is not there, and should be", next_command=command)
     if not 0 <= offset < size:
         raise Fault(FaultKind.CONFIG, f"{name}, offset {offset}", f"is past the end: the file has {size} bytes")

@@ -6,6 +6,7 @@ unless every fact, and a person, say so, and what is replaced stays in the attic
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import tempfile
 from collections.abc import Sequence
@@ -21,7 +22,8 @@ from custody.bitarchive.checksum_replica import ChecksumReplica
 from custody.bitarchive.config import Replica, ReplicaType
 from custody.bitarchive.names import check_name
 from custody.bitarchive.nodes import ALGORITHMS, ArchiveNode
-from custody.bitarchive.states import ChecksumStatus, FilelistStatus
+from custody.bitarchive.sources import roomiest
+from custody.bitarchive.states import ChecksumStatus, FilelistStatus, UploadState
 from custody.bitarchive.votes import record_vote, status_of, write
 from custody.digests import Fixity, read_file
 from custody.faults import Fault, FaultKind, os_errors_as_faults
@@ -48,13 +50,21 @@ def _bring(archive: Archive, replica: Replica, name: str, who: str) -> None:
     with lease.hold(archive.ledger, f"bitarchive-mend/{archive.name}/{held.id}") as held_lease:
         if replica.type is ReplicaType.CHECKSUM:
             ChecksumReplica.of(replica).put(name, held.fixity.digests["md5"])
-        else:
-            node = archive.node(replica, held.node)
+            with archive.ledger.begin() as connection:
+                held_lease.check(connection)
+                catalogue.set_upload_state(connection, held.id, replica.id, UploadState.UPLOAD_COMPLETED)
+                write(connection, held, replica, filelist_status=FilelistStatus.OK, filelist_checked_at=now())
+                catalogue.event(connection, archive, who, "brought back", name, replica=replica.id)
+            return
+        for node in archive.nodes(replica):
             if node.size_of(name) is not None:
-                raise Fault(FaultKind.CONFLICT, node.place(name), "is there already; it is not missing")
-            with _GoodCopy(archive, replica, held) as path:
-                node.put(path, name, held.fixity)
-            _prove_mended(archive, replica, node, held, who, "brought back", held_lease)
+                reason = "is there already; it is not missing"
+                command = f"custody bitarchive adopt {archive.name} {replica.id}"
+                raise Fault(FaultKind.CONFLICT, node.place(name), reason, next_command=command)
+        node = archive.node(replica, held.node) if held.node else roomiest(archive, replica, held.fixity.size_bytes)
+        with _GoodCopy(archive, replica, held) as path:
+            node.put(path, name, held.fixity)
+        _prove_mended(archive, replica, node, held, who, "brought back", held_lease)
 
 
 @dataclass(frozen=True)
@@ -110,6 +120,8 @@ def correct(archive: Archive, replica: Replica, name: str, wrong_md5: str, *, ap
         raise Fault(FaultKind.CONFIG, f"replica {replica.id}", "holds checksums only; its file is mended by hand")
     held = _one(archive, replica, name)
     with lease.hold(archive.ledger, f"bitarchive-mend/{archive.name}/{held.id}") as held_lease:
+        if not held.node:
+            raise Fault(FaultKind.CONFIG, name, f"was never read back in replica {replica.id}; it cannot have changed")
         node, config = archive.node(replica, held.node), archive.config
         found = None if node.size_of(name) is None else node.digest(name)
         if found is not None:
@@ -134,7 +146,7 @@ def correct(archive: Archive, replica: Replica, name: str, wrong_md5: str, *, ap
                     reasons=str(verdict),
                 )
             if not verdict.allowed:
-                command = f"custody bitarchive check {archive.name} changed {replica.id}"
+                command = f"custody bitarchive check changed {archive.name} {replica.id}"
                 raise Fault(FaultKind.NEEDS_HUMAN, node.place(name), str(verdict), next_command=command)
             aside = node.retire(name)
             node.put(path, name, held.fixity)
@@ -207,13 +219,15 @@ def _prove_mended(
     with archive.ledger.begin() as connection:
         held_lease.check(connection)
         catalogue.prove(connection, archive, held.name, held.fixity, node.place(held.name), stated, who)
+        catalogue.set_upload_state(connection, held.id, replica.id, UploadState.UPLOAD_COMPLETED, node.name)
         write(connection, held, replica, filelist_status=FilelistStatus.OK, filelist_checked_at=now())
         catalogue.event(connection, archive, who, what, held.name, replica=replica.id, **detail)
-    record_vote(archive, replica, held, stated, who)
+    record_vote(archive, replica, dataclasses.replace(held, node=node.name), stated, who)
 
 
 def _one(archive: Archive, replica: Replica, name: str) -> Held:
-    held = next(catalogue.held_by(archive, replica, names=[check_name(name)]), None)
+    check_name(name)
+    held = next((held for held in catalogue.expected_of(archive, replica, name) if held.name == name), None)
     if held is None:
-        raise Fault(FaultKind.CONFIG, name, f"is not on record for replica {replica.id}")
+        raise Fault(FaultKind.CONFIG, name, "is not in the catalogue", next_command=f"custody where-is {name}")
     return held

@@ -43,6 +43,7 @@ class ArchiveNode(Protocol):
     """What a node can do. Faults: TRANSIENT or AUTH where the machine does not answer; OS errors keep their kind."""
 
     name: str
+    directory: Path
 
     def list_files(self) -> Listing:
         """Every file. Faults: CONFIG where there is no ``filedir``: an empty list would be a lie."""
@@ -180,8 +181,7 @@ class LocalNode:
     def identity(self) -> str:
         """See :class:`ArchiveNode`."""
         with os_errors_as_faults(str(self.directory)):
-            found = (self.filedir if self.filedir.exists() else self.directory).stat()
-        return f"{boot_id()} {found.st_dev}:{found.st_ino}"
+            return identity_of(self.filedir if self.filedir.exists() else self.directory)
 
 
 def attic_name(name: str) -> str:
@@ -190,9 +190,11 @@ def attic_name(name: str) -> str:
     return name[: MAX_NAME_BYTES - len(mark)] + mark
 
 
-def boot_id() -> str:
-    """Of the machine, whatever name it goes by, and whatever container asks."""
-    return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+def identity_of(directory: Path) -> str:
+    """What tells a directory from every other: the machine (whatever name or container), device and inode. OSError."""
+    found = directory.stat()
+    machine = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    return f"{machine} {found.st_dev}:{found.st_ino}"
 
 
 def _copy(source: Path, temporary: Path, expected: Fixity) -> None:

@@ -6,8 +6,8 @@ A list of which a part could not be had is no list: it is refused whole. What ha
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import sqlalchemy as sa
 
@@ -19,7 +19,7 @@ from custody.bitarchive.checksum_replica import ChecksumReplica
 from custody.bitarchive.config import Replica, ReplicaType
 from custody.bitarchive.states import ChecksumStatus, FilelistStatus, UploadState
 from custody.bitarchive.tables import archive_file, replica_file
-from custody.bitarchive.votes import record_vote, write
+from custody.bitarchive.votes import record_vote, status_of, write
 from custody.digests import Fixity
 from custody.ledger.store import now
 
@@ -28,8 +28,8 @@ from custody.ledger.store import now
 class Missing:
     """What a list of a replica's files lacks, and what it has beside them.
 
-    :param missing: on record for the replica, not there.
-    :param extra: there, not on record (``missing in admin data``).
+    :param missing: in the catalogue, not there.
+    :param extra: there, not in the catalogue (``missing in admin data``), or never read back there.
     """
 
     replica: str
@@ -65,13 +65,29 @@ def find_missing(archive: Archive, replica: Replica, *, who: str) -> Missing:
         for node in archive.nodes(replica):  # all of them, or none
             there |= dict.fromkeys(node.list_files().sizes, node.name)
     missing = tuple(sorted(name for name in expected if name not in there))
-    extra = tuple(sorted(there.keys() - expected.keys()))
+    proven = {name for name, held in expected.items() if held.upload_state is UploadState.UPLOAD_COMPLETED}
+    extra = tuple(sorted(there.keys() - proven))
     with archive.ledger.begin() as connection:
         for name, held in expected.items():
             status = FilelistStatus.OK if name in there else FilelistStatus.MISSING
+            if held.upload_state is UploadState.UNKNOWN:
+                catalogue.ensure_row(connection, held.id, replica.id)
             write(connection, held, replica, filelist_status=status, filelist_checked_at=now())
         catalogue.event(connection, archive, who, "listed", replica.id, missing=len(missing), extra=len(extra))
     return Missing(replica.id, len(there), missing, extra)
+
+
+def find_all_changed(archive: Archive, replicas: Sequence[Replica], *, who: str) -> list[Changed]:
+    """:func:`find_changed` for several replicas, and then what the votes say when all of them were read.
+
+    Faults: as there; then there is no answer at all.
+    """
+    found = [find_changed(archive, replica, who=who) for replica in replicas]
+    expected = {replica.id: _expected(archive, replica) for replica in replicas}
+    return [
+        replace(one, statuses={name: status_of(archive, replica, expected[replica.id][name]) for name in one.statuses})
+        for one, replica in zip(found, replicas, strict=True)
+    ]
 
 
 def find_changed(archive: Archive, replica: Replica, *, who: str, names: Iterable[str] | None = None) -> Changed:
@@ -124,12 +140,13 @@ class _Read:
         if self._md5 is not None:
             md5 = self._md5.get(held.name)
             return None if md5 is None else Fixity(held.fixity.size_bytes, {"md5": md5})
-        node = self._archive.node(self._replica, held.node)
-        return None if node.size_of(held.name) is None else node.digest(held.name)
+        nodes = [self._archive.node(self._replica, held.node)] if held.node else self._archive.nodes(self._replica)
+        node = next((node for node in nodes if node.size_of(held.name) is not None), None)
+        return node.digest(held.name) if node else None
 
 
 def _expected(archive: Archive, replica: Replica) -> dict[str, Held]:
-    return {held.name: held for held in catalogue.held_by(archive, replica)}
+    return {held.name: held for held in catalogue.expected_of(archive, replica)}
 
 
 @dataclass(frozen=True)

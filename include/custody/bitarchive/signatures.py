@@ -87,12 +87,17 @@ class Signatures:
             try:
                 size = os.fstat(descriptor).st_size
                 torn = size and os.pread(descriptor, 1, size - 1) != b"\n"
-                os.write(
-                    descriptor, (b"\n" if torn else b"") + b"%d %s %s\n" % (len(content), sha256.encode(), signature)
-                )
+                line = b"%d %s %s\n" % (len(content), sha256.encode(), signature)
+                write_all(descriptor, (b"\n" if torn else b"") + line)
                 os.fsync(descriptor)
             finally:
                 os.close(descriptor)
+
+
+def write_all(descriptor: int, data: bytes) -> None:
+    """Write all of it: a disk that is almost full takes a part without a word. OSError."""
+    while data:
+        data = data[os.write(descriptor, data) :]
 
 
 def _text(length: int, sha256: str) -> bytes:

@@ -17,8 +17,9 @@ from custody.bitarchive import catalogue
 from custody.bitarchive.archive import Archive
 from custody.bitarchive.checksum_replica import ChecksumReplica
 from custody.bitarchive.config import Replica, ReplicaType
-from custody.bitarchive.names import check_name, is_name
+from custody.bitarchive.names import is_name
 from custody.bitarchive.nodes import ALGORITHMS, ArchiveNode
+from custody.bitarchive.sources import check_nodes, check_sources, roomiest, set_aside, take_back
 from custody.bitarchive.states import UploadState
 from custody.bitarchive.tables import replica_file
 from custody.digests import FileReading, FileState, Fixity, read_file
@@ -48,38 +49,6 @@ class Uploaded:
         return bool(self.states) and all(state is UploadState.UPLOAD_COMPLETED for state in self.states.values())
 
 
-def check_sources(paths: Sequence[Path]) -> None:
-    """Look at all files before anything is sent. Faults: CONFIG for the first that cannot be."""
-    seen: dict[str, Path] = {}
-    for path in paths:
-        check_name(path.name)
-        if path.is_symlink() or not path.is_file():
-            raise Fault(FaultKind.CONFIG, str(path), "is no file", next_command="check the path")
-        if path.name in seen:
-            raise Fault(FaultKind.CONFIG, str(path), f"has the same name as {seen[path.name]}")
-        seen[path.name] = path
-
-
-def check_nodes(archive: Archive) -> None:
-    """Look whether two nodes are one directory, by a link, a mount or another name: two replicas would be one copy.
-
-    A node that does not answer is no matter here: nothing is let go while one is away. Faults: CONFIG.
-    """
-    seen: dict[str, str] = {}
-    for replica in archive.config.replicas:
-        for node in archive.nodes(replica):
-            try:
-                identity = node.identity()
-            except Fault:
-                continue
-            own = f"{replica.id}/{node.name}"
-            if (other := seen.setdefault(identity, own)) != own:
-                reason = f"is the same directory as that of {other}, by another path: they would be one copy"
-                raise Fault(
-                    FaultKind.CONFIG, f"filedir of node {own}", reason, next_command="give it a disk of its own"
-                )
-
-
 def upload(archive: Archive, paths: Sequence[Path], *, who: str, keep: bool = False) -> list[Uploaded]:
     """Upload files one by one; one that fails does not stop the next.
 
@@ -87,8 +56,10 @@ def upload(archive: Archive, paths: Sequence[Path], *, who: str, keep: bool = Fa
     Faults: CONFIG where one of them cannot be uploaded at all; then nothing was sent.
     """
     check_nodes(archive)
+    for path in paths:
+        take_back(path)
     gone = {path: done for path in paths if (done := _deleted_before(archive, path, who))}
-    check_sources([path for path in paths if path not in gone])
+    check_sources(archive, [path for path in paths if path not in gone])
     return [gone.get(path) or _upload_one(archive, path, who=who, keep=keep) for path in paths]
 
 
@@ -150,6 +121,7 @@ class _Work:
         self._held = held
         self._who = who
         self._copies: list[ProvenCopy] = []
+        self._there: list[tuple[Replica, ArchiveNode]] = []
 
     def to_every_replica(self) -> Uploaded:
         states: dict[str, UploadState] = {}
@@ -183,7 +155,7 @@ class _Work:
         node = self._where(replica)
         state, _ = self._state(replica)
         if node is None:
-            node = self._choose(replica)
+            node = roomiest(self._archive, replica, self._expected.size_bytes)
             self._write(replica, UploadState.UPLOAD_STARTED, node.name)
             node.put(self._path, self._name, self._expected)
             self._write(replica, UploadState.DATA_UPLOADED, node.name)
@@ -192,7 +164,7 @@ class _Work:
         stated = node.digest(self._name)
         verdict = gate.may_record_proof(self._expected, stated)
         if not verdict.allowed:
-            command = f"custody bitarchive check {self._archive.name} changed {replica.id}"
+            command = f"custody bitarchive check changed {self._archive.name} {replica.id}"
             raise Fault(FaultKind.DATA, node.place(self._name), str(verdict), next_command=command)
         with self._archive.ledger.begin() as connection:
             self._held.check(connection)
@@ -200,20 +172,12 @@ class _Work:
             place = node.place(self._name)
             catalogue.prove(connection, self._archive, self._name, self._expected, place, stated, self._who)
             self._event(connection, "uploaded", replica, node=node.name)
+        self._there.append((replica, node))
         self._copies.append(ProvenCopy(f"{replica.id}: {place}", stated, now(), stated))
 
     def _where(self, replica: Replica) -> ArchiveNode | None:
         """The node that has a file of this name. A node that does not answer may have it: that is a fault."""
         return next((node for node in self._archive.nodes(replica) if node.size_of(self._name) is not None), None)
-
-    def _choose(self, replica: Replica) -> ArchiveNode:
-        """The node with the most room. Faults: CAPACITY where none has enough."""
-        least = self._archive.config.min_space_left + self._expected.size_bytes
-        rooms = [(node.free_bytes(), node) for node in self._archive.nodes(replica)]
-        free, node = max(rooms, key=lambda room: room[0])
-        if free < least:
-            raise Fault(FaultKind.CAPACITY, f"replica {replica.id}", "no node has room", next_command="add a disk")
-        return node
 
     def _state(self, replica: Replica) -> tuple[UploadState | None, str]:
         query = sa.select(replica_file.c.upload_state, replica_file.c.node).where(
@@ -258,13 +222,31 @@ class _Work:
             number = self._archive.ledger.record_file(connection, self._name, self._expected)
             self._archive.ledger.record_copy(connection, number, place, CopyState.PRESENT)
             catalogue.event(connection, self._archive, self._who, "deleting", self._name, "intent", place=place)
+        aside = set_aside(self._path)
+        if reason := self._lost_with(aside):
+            take_back(self._path)
+            return Uploaded(done.path, done.states, reason=f"{self._path}: stays here: {reason}")
         with os_errors_as_faults(str(self._path)):
-            self._path.unlink(missing_ok=True)
+            aside.unlink()
             fsync_directory(self._path.absolute().parent)
         with self._archive.ledger.begin() as connection:
             self._archive.ledger.record_copy(connection, number, place, CopyState.RELEASED)
             catalogue.event(connection, self._archive, self._who, "deleted", self._name, place=place)
         return Uploaded(done.path, done.states, deleted=True)
+
+    def _lost_with(self, aside: Path) -> str:
+        """Why the local file must not go: a replica has none any more, now that it has another name. Empty: it may."""
+        for replica, node in self._there:
+            try:
+                if node.size_of(self._name) == self._expected.size_bytes:
+                    with node.open(self._name) as stream:
+                        if stream.read(1) or not self._expected.size_bytes:
+                            continue
+                reason = f"replica {replica.id} lost it when it was renamed to {aside.name}: it is the same file"
+            except Fault as fault:
+                reason = f"replica {replica.id}: {fault}"
+            return reason
+        return ""
 
 
 def _read_again(path: Path) -> Fixity | None:

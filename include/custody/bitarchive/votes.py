@@ -66,7 +66,7 @@ def record_vote(archive: Archive, replica: Replica, held: Held, found: Fixity | 
                     .where(replica_file.c.file_id == held.id, replica_file.c.replica == row.replica)
                     .values(checksum_status=decided[row.replica], changed_at=now())
                 )
-        if found is not None and replica.type is ReplicaType.BITARCHIVE:
+        if found is not None and replica.type is ReplicaType.BITARCHIVE and held.node:
             place = archive.node(replica, held.node).place(held.name)
             if gate.may_record_proof(held.fixity, found).allowed:
                 catalogue.prove(connection, archive, held.name, held.fixity, place, found, who)

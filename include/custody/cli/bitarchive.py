@@ -23,7 +23,7 @@ from custody.bitarchive.jobs.library import LIBRARY
 from custody.bitarchive.states import FileState
 from custody.cli import bitarchive_cache, bitarchive_files, bitarchive_viewer
 from custody.cli.show import show
-from custody.faults import Fault, FaultKind
+from custody.faults import Fault
 from custody.ledger import run_name
 
 
@@ -74,14 +74,16 @@ def run_batch(
     """Run JOB over the files of ARCHIVE: a job of the library, module:Class, a .py file, a .zip, or a program."""
     archive = Archive.open(archive_name)
     for path in (output, errors):
-        if path is not None and path.exists():
-            raise Fault(FaultKind.CONFIG, str(path), "is there already; nothing is overwritten")
+        if path is not None:
+            handout.check_target(path)
     if retry_failed is not None:
         batch = plan.load(archive, retry_failed)
         plan.retry(archive, batch.id, who=run_name())
     else:
         batch = _begin(archive, _job_of(job, class_file, package, class_name, arguments), given)
     where = output or "standard output"
+    again = f"custody bitarchive batch {archive.name} --retry-failed {batch.id}"
+    click.echo(f"batch {batch.id}; if it is cut off, go on with: {again}", err=True)
     click.echo(
         f"Running batch job '{batch.job}' on files matching '{batch.request.regexp}' on replica '{batch.replica}', "
         f"output written to {where}, errors written to {errors or 'standard error'}",
@@ -90,7 +92,10 @@ def run_batch(
     _run_buckets(archive, batch)
     found = finish.collect(archive, batch.id, who=run_name())
     click.echo(f"batch {batch.id}: {found.summary}", err=True)
-    _hand_out(found, output)
+    try:
+        _hand_out(found, output)
+    except Fault as fault:
+        raise Fault(fault.kind, fault.subject, f"{fault.reason}; the result lies in {found.output}") from fault
     _hand_out_errors(accounts.describe_errors(archive, batch.id), errors)
     if found.state.exit_status:
         if found.failures or found.processed < batch.files_expected:
@@ -172,7 +177,7 @@ def show_account(archive_name: str, batch_id: int, failed: bool, as_json: bool) 
             line.output_bytes,
             line.error_class,
             line.message,
-            line.offset_bytes,
+            "" if line.offset_bytes < 0 and not as_json else line.offset_bytes,
         )
         for line in accounts.lines(archive, batch_id, only_failed=failed)
     ]
@@ -180,12 +185,14 @@ def show_account(archive_name: str, batch_id: int, failed: bool, as_json: bool) 
     show(headings, rows, as_json=as_json)
     if not as_json:
         click.echo(f"batch {batch_id} is {found.state}: {found.summary}")
+        if found.post_error:
+            click.echo(found.post_error.rstrip())
     sys.exit(found.state.exit_status)
 
 
 @bitarchive.command()
 @click.argument("archive_name", metavar="ARCHIVE")
-@click.argument("replica_name", metavar="REPLICA", required=False)
+@click.argument("replica_name", metavar="[REPLICA]", required=False)
 def adopt(archive_name: str, replica_name: str | None) -> None:
     """Read every file that lies on the nodes of REPLICA and put it on record. Nothing is changed there."""
     archive = Archive.open(archive_name)
@@ -193,7 +200,7 @@ def adopt(archive_name: str, replica_name: str | None) -> None:
     found = catalogue.adopt(archive, replica, who=run_name())
     click.echo(f"replica {replica.id}: {found.added} files put on record, {found.known} were known")
     for name in found.strangers:
-        click.echo(f"left alone, no archive file: {name}", err=True)
+        click.echo(f"left alone, no archive file: {name.encode('unicode_escape').decode()}", err=True)
     for name in found.different:
         click.echo(f"left alone, on record with other bytes: {name}", err=True)
     if found.different:

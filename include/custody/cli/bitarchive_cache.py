@@ -23,7 +23,7 @@ from custody.units import format_size, parse_size
 @click.command()
 @click.argument("archive_name", metavar="ARCHIVE")
 @click.argument("job_ids", nargs=-1, type=int, metavar="JOB...")
-@click.option("--kind", type=click.Choice(list(Kind)), default=Kind.FULL, show_default=True)
+@click.option("--kind", type=click.Choice([kind.value for kind in Kind]), default=Kind.FULL.value, show_default=True)
 @click.option("--allow-partial", is_flag=True, help="Index the jobs there is data of, under their own name.")
 @click.option("-B", "--replica", help="Name or id of a bitarchive replica.")
 @click.option("--processes", type=click.IntRange(1, MAX_PROCESSES), help="Files at a time; default: one for each core.")
@@ -88,10 +88,11 @@ def verify(archive_name: str) -> None:
     bad = found.verify()
     for item, reason in bad:
         click.echo(f"{item.kind}/{item.path.name}: {reason}")
-    for path in found.strangers():
-        click.echo(f"no item: {path}")
-    click.echo(f"{sum(1 for _ in found.items())} items are whole, {len(bad)} are not")
-    if bad:
+    torn = list(found.strangers())
+    for path in torn:
+        click.echo(f"no whole item: {path}: it is made again when it is next asked for")
+    click.echo(f"{sum(1 for _ in found.items())} items are whole, {len(bad) + len(torn)} are not")
+    if bad or torn:
         sys.exit(2)
 
 

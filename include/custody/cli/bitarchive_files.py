@@ -86,7 +86,7 @@ def _replicas(archive: Archive, name: str | None) -> list[Replica]:
 
 @check.command()
 @click.argument("archive_name", metavar="ARCHIVE")
-@click.argument("replica_name", metavar="REPLICA", required=False)
+@click.argument("replica_name", metavar="[REPLICA]", required=False)
 def missing(archive_name: str, replica_name: str | None) -> None:
     """List what the replicas lack, and what they have too much. Fast: names only."""
     archive = Archive.open(archive_name)
@@ -106,19 +106,25 @@ def missing(archive_name: str, replica_name: str | None) -> None:
 
 @check.command()
 @click.argument("archive_name", metavar="ARCHIVE")
-@click.argument("replica_name", metavar="REPLICA", required=False)
+@click.argument("replica_name", metavar="[REPLICA]", required=False)
 def changed(archive_name: str, replica_name: str | None) -> None:
     """Read every file of the replicas, and vote. Takes as long as reading them."""
     archive = Archive.open(archive_name)
     is_bad = False
-    for replica in _replicas(archive, replica_name):
-        found = preserve.find_changed(archive, replica, who=run_name())
-        corrupt = [name for name, status in found.statuses.items() if status is ChecksumStatus.CORRUPT]
-        click.echo(f"replica {replica.id}: {len(found.statuses)} files, {len(found.wrong)} changed")
+    replicas = _replicas(archive, replica_name)
+    for replica, found in zip(replicas, preserve.find_all_changed(archive, replicas, who=run_name()), strict=True):
+        counts = f"{len(found.statuses)} files, {len(found.wrong)} changed, {len(found.missing)} missing"
+        click.echo(f"replica {replica.id}: {counts}")
+        for name in found.missing:
+            click.echo(f"missing: {name}")
         for name, md5 in found.wrong.items():
             click.echo(f"changed: {name} md5 {md5}: {found.statuses[name]}")
-            if name in corrupt and replica.type is ReplicaType.BITARCHIVE:
+            if found.statuses[name] is not ChecksumStatus.CORRUPT:
+                click.echo(f"  Next: no copy has the votes; compare them by hand: custody where-is {name}")
+            elif replica.type is ReplicaType.BITARCHIVE:
                 click.echo(f"  Next: custody bitarchive check correct {archive.name} {replica.id} {name} {md5}")
+            else:
+                click.echo(f"  Next: take the line of {name} out of {replica.file} by hand")
         is_bad |= bool(found.wrong or found.missing)
     sys.exit(2 if is_bad else 0)
 

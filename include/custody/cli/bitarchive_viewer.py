@@ -36,6 +36,7 @@ def viewer(
         for url in sorted(Sessions(server.home_of(archive) / "sessions").read(seeds).missing):
             click.echo(url)
         return
+    server.find_pywb(archive)
     click.echo(f"commands: http://{host}:{port}/getStatus   replay: http://{host}:{pywb_port}/", err=True)
     server.serve(archive, host=host, port=port, pywb_port=pywb_port, replay_url=replay_url)
 

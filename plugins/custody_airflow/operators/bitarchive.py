@@ -44,12 +44,23 @@ def batch_key(context: Context) -> str:
 
 
 BATCH = "batch"
+BEGINNING = ("choose", "resolve_job", "list_expected_files")
+"""What comes before any file is processed."""
 
 
 def _require_batch(context: Context) -> None:
     """What follows whatever became of the tasks before it has nothing to do in a run that is no batch."""
     if context["params"]["action"] != BATCH:
         raise AirflowSkipException("no batch was asked for")
+
+
+def _require_beginning(context: Context) -> None:
+    """Where a batch was refused before it began, the log of the task that refused it says why."""
+    instance: Any = context["ti"]
+    states = instance.get_task_states(dag_id=instance.dag_id, run_ids=[instance.run_id]).get(instance.run_id, {})
+    refused = [name for name in BEGINNING if str(states.get(name)) == "failed"]
+    if refused:
+        raise AirflowFailException(f"nothing was done: {refused[0]} failed; see the log of {refused[0]}")
 
 
 def _job_of(context: Context) -> Given:
@@ -78,8 +89,8 @@ class ResolveJobOperator(CustodyOperator):
         """Check; nothing is written."""
         archive, params = archive_of(context), context["params"]
         for name in ("output", "errors"):
-            if params[name] and Path(params[name]).exists():
-                raise Fault(FaultKind.CONFIG, params[name], "is there already; nothing is overwritten")
+            if params[name]:
+                handout.check_target(Path(params[name]))
         walls.require(archive.config.isolation)
         if params["retry_batch"]:
             batch = plan.load(archive, int(params["retry_batch"]))
@@ -140,7 +151,13 @@ class RunOnBucketOperator(CustodyOperator):
         batch_id, number = _batch_of(context, archive), int(self.bucket)
         name = f"{plan.node_of(archive, batch_id, number)} {number}"
         context["bucket"] = name  # type: ignore[typeddict-unknown-key] # for map_index_template
-        counts = work.run_bucket(archive, batch_id, number, progress=self._tell)
+        try:
+            counts = work.run_bucket(archive, batch_id, number, progress=self._tell)
+        except Fault as fault:
+            if fault.kind is not FaultKind.CANCELLED:
+                raise
+            # a worker that is shut down ends its jobs too: where a person did it, Airflow does not try again
+            raise Fault(FaultKind.TRANSIENT, f"bucket {name}", fault.reason) from fault
         unreachable = counts.get(FileState.UNREACHABLE, 0)
         if unreachable:
             reason = f"{unreachable} files are out of reach"
@@ -167,6 +184,7 @@ class CollectOperator(CustodyOperator):
     def work(self, context: Context) -> dict[str, int]:
         """Join, whatever became of the buckets."""
         _require_batch(context)
+        _require_beginning(context)
         archive = archive_of(context)
         batch_id = _batch_of(context, archive)
         found = finish.join(archive, batch_id)
@@ -197,6 +215,7 @@ class BatchReportOperator(CustodyOperator):
     def work(self, context: Context) -> dict[str, object]:
         """Report from the ledger."""
         _require_batch(context)
+        _require_beginning(context)
         archive, params = archive_of(context), context["params"]
         found = accounts.account(archive, _batch_of(context, archive))
         self.log.info("batch %d: %s", found.batch.id, found.summary)

@@ -128,8 +128,9 @@ class FindChangedOperator(CustodyOperator):
         archive = archive_of(context)
         questions: list[dict[str, str]] = []
         unclear = 0
-        for replica in _replicas(archive, context["params"]["replica"]):
-            found = preserve.find_changed(archive, replica, who=run_of(context))
+        replicas = _replicas(archive, context["params"]["replica"])
+        every = preserve.find_all_changed(archive, replicas, who=run_of(context))
+        for replica, found in zip(replicas, every, strict=True):
             self.log.info("replica %s: %d files, %d changed", replica.id, len(found.statuses), len(found.wrong))
             for name, md5 in found.wrong.items():
                 status = found.statuses[name]

@@ -365,7 +365,12 @@ def test_post_process_that_fails_keeps_the_outputs(site: Site) -> None:
     hook = "    def post_process(self, source, out):\n        out.write(b'half')\n        raise ValueError('x')\n"
     found = site.run(site.job(HOOKS + hook))
     assert found.output and found.output.read_bytes().count(b"begin") == 4
-    assert "ValueError: x" in (found.output.parent / "post_process.err").read_text()
+    assert (found.output.name, found.state) == ("output.partial", BatchState.PARTIAL)
+    assert found.summary == "Processed 4 files with 0 failures; post_process failed"
+    assert "ValueError: x" in accounts.describe_errors(site.archive, found.batch.id)
+    assert plan.load(site.archive, found.batch.id).state is BatchState.PARTIAL
+    plan.retry(site.archive, found.batch.id, who="test")
+    assert site.go_on(found.batch.id).state is BatchState.PARTIAL  # the same code, the same error
 
 
 def test_two_at_once_do_not_do_one_bucket_twice(site: Site) -> None:

@@ -15,13 +15,14 @@ import pytest
 from bitarchive_samples import sample
 from bitarchive_site import FILES, Site
 from custody.bitarchive import catalogue, mend, preserve
-from custody.bitarchive.batch import accounts, handout, plan, work
+from custody.bitarchive.batch import accounts, finish, handout, plan, sandbox, work
 from custody.bitarchive.batch.judge import clean
 from custody.bitarchive.batch.plan import Request
 from custody.bitarchive.batch.spec import resolve
 from custody.bitarchive.matching import matching
 from custody.bitarchive.names import MAX_NAME_BYTES
 from custody.bitarchive.nodes import attic_name
+from custody.bitarchive.sources import set_aside
 from custody.bitarchive.states import BatchState, FileState
 from custody.bitarchive.upload import upload
 from custody.faults import Fault, FaultKind
@@ -60,7 +61,7 @@ def test_an_archive_without_files_is_said_to_have_none(site: Site) -> None:
     site.archive.name = "empty"
     found = site.run("FileListJob")
     assert (found.state, found.output) == (BatchState.NONE, None)
-    assert found.summary == "Processed 0 files with 0 failures; 0 of 0 files of the replica match"
+    assert found.summary.endswith("; replica ONE has no files on record. Next: custody bitarchive adopt empty ONE")
 
 
 STRANGE = """
@@ -207,3 +208,116 @@ def test_a_file_with_the_longest_name_is_taken_out_and_replaced(site: Site, tmp_
     assert there.read_bytes() == content
     assert (site.root / "far" / "atticdir" / aside).read_bytes() == b"changed"
     catalogue.adopt(site.archive, replica, who="test")
+
+
+@pytest.mark.parametrize("step", ["a file", "post_process"])
+def test_a_job_that_is_ended_from_outside_says_nothing_of_the_files(site: Site, step: str) -> None:
+    slow = "import time; time.sleep(60)"
+    text = f"""
+from custody.bitarchive.jobs import FileBatchJob
+class Slow(FileBatchJob):
+    def process_file(self, file, out):
+        {slow if step == "a file" else "pass"}
+    def post_process(self, source, out):
+        {slow}
+"""
+    made = plan.create(site.archive, resolve(site.job(text)), Request(regexp="a.*"), key="slow", who="test")
+
+    def end() -> None:
+        while not sandbox._running or (step == "post_process" and not done):
+            time.sleep(0.02)
+        time.sleep(0.3)
+        sandbox.end_all()
+
+    done: list[int] = []
+    thread = threading.Thread(target=end)
+    thread.start()
+    with pytest.raises(Fault) as caught:
+        work.run_bucket(site.archive, made.id, 0)
+        done.append(1)
+        finish.collect(site.archive, made.id, who="test")
+    thread.join()
+    assert caught.value.kind is FaultKind.CANCELLED
+    (line,) = accounts.lines(site.archive, made.id)
+    assert line.state is (FileState.EXPECTED if step == "a file" else FileState.DONE)
+    assert not list(plan.directory_of(site.archive, made.id).glob("output*"))
+    assert plan.load(site.archive, made.id).state is BatchState.RUNNING
+
+
+@pytest.mark.parametrize("way", ["itself", "link", "mount", "not adopted"])
+def test_a_replica_s_own_copy_is_never_uploaded_and_deleted(site: Site, tmp_path: Path, way: str) -> None:
+    filedir = site.root / "one" / "filedir"
+    other = tmp_path / "other"
+    name = FILES[0]
+    if way == "link":
+        other.symlink_to(filedir)
+    elif way == "mount":
+        other.mkdir()
+        done = subprocess.run(["mount", "--bind", str(filedir), str(other)], capture_output=True, check=False)
+        if done.returncode:
+            pytest.skip("only root may bind a directory")
+    else:
+        other = filedir
+        name = name if way == "itself" else sample(filedir / "new.warc.gz").path.name
+    try:
+        with pytest.raises(Fault, match=r"is the own copy of replica ONE; nothing was sent, and nothing is deleted"):
+            upload(site.archive, [other / name], who="test")
+        assert (filedir / name).exists()
+    finally:
+        if way == "mount":
+            subprocess.run(["umount", str(other)], check=True)
+
+
+def test_a_copy_that_goes_with_the_local_name_is_no_copy(
+    site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("custody.bitarchive.sources._own_directories", lambda _archive: [])  # as by a mount of NFS
+    name = FILES[0]
+    path = site.path(name)
+    (done,) = upload(site.archive, [path], who="test")
+    assert not done.deleted and "replica ONE lost it when it was renamed" in done.reason
+    assert path.exists()
+    assert [one.name for one in path.parent.iterdir() if one.name.startswith(".")] == []
+
+
+def test_a_run_that_died_with_the_file_set_aside_is_taken_up(site: Site, tmp_path: Path) -> None:
+    path = sample(tmp_path / "z-9.warc.gz").path
+    content = path.read_bytes()
+    aside = set_aside(path)
+    assert not path.exists() and aside.read_bytes() == content
+    (done,) = upload(site.archive, [path], who="test")
+    assert done.deleted and not path.exists() and not aside.exists()
+    aside.write_bytes(content)
+    path.write_bytes(b"other")
+    with pytest.raises(Fault, match="and so is"):
+        upload(site.archive, [path], who="test")
+    assert path.read_bytes() == b"other" and aside.read_bytes() == content
+
+
+def test_what_is_asked_wrongly_is_said_before_anything_runs(site: Site, tmp_path: Path) -> None:
+    two = "from custody.bitarchive.jobs import FileBatchJob\nclass A(FileBatchJob): ...\nclass B(FileBatchJob): ...\n"
+    cases = (
+        (two, None, "has several jobs: A, B. Next: -N B"),
+        (two, "C", "has no class C; it has A, B"),
+        ("class A(:", None, "is no Python"),
+    )
+    for text, name, said in cases:
+        with pytest.raises(Fault) as caught:
+            resolve(site.job(text), name)
+        assert said in str(caught.value) and caught.value.kind is FaultKind.CONFIG
+    assert resolve(site.job(two), "B").job.class_name == "B"
+    (tmp_path / "out").touch()
+    for target in (tmp_path / "none" / "out", tmp_path / "out"):
+        with pytest.raises(Fault):
+            handout.check_target(target)
+    handout.check_target(tmp_path / "other")
+
+
+def test_a_message_names_a_path_that_is_there(site: Site) -> None:
+    name = "e-5.warc"
+    path = site.root / "one" / "filedir" / name
+    path.write_bytes(b"no WARC, whatever its name says")
+    catalogue.adopt(site.archive, site.archive.config.replica("ONE"), who="test")
+    found = site.run("Mimetypes", regexp="e.*")
+    (line,) = accounts.lines(site.archive, found.batch.id)
+    assert str(path) in line.message and "/archive/" + name not in line.message

@@ -9,9 +9,9 @@ import pytest
 import sqlalchemy as sa
 
 from bitarchive_samples import sample
-from bitarchive_site import Site
-from custody.bitarchive import mend, preserve, upload
-from custody.bitarchive.config import Replica
+from bitarchive_site import FILES, Site
+from custody.bitarchive import catalogue, mend, preserve, upload
+from custody.bitarchive.config import Replica, parse
 from custody.bitarchive.mend import CorrectFacts, may_correct
 from custody.bitarchive.states import ChecksumStatus
 from custody.bitarchive.votes import vote
@@ -25,10 +25,12 @@ NAME = "new-1.warc.gz"
 
 @pytest.fixture
 def full(site: Site, tmp_path: Path) -> Site:
-    """A file in all three replicas."""
+    """All files in all three replicas, one of them uploaded and the others adopted and brought there."""
     path = sample(tmp_path / "incoming" / NAME).path
     (done,) = upload.upload(site.archive, [path], who="test")
     assert done.is_complete, done.reason
+    for name in ("TWO", "THREE"):
+        assert mend.upload_missing(site.archive, replica(site, name), FILES, who="test") == dict.fromkeys(FILES, "")
     return site
 
 
@@ -92,6 +94,60 @@ def test_what_is_missing_and_what_is_too_much_is_found(full: Site) -> None:
     assert [(line.name, line.replica) for line in preserve.standing(full.archive)] == [(NAME, "TWO")]
 
 
+def test_what_was_adopted_in_one_replica_is_missing_in_the_others(site: Site) -> None:
+    archive = site.archive
+    assert {(line.name, line.replica) for line in preserve.standing(archive)} == {
+        (name, other) for name in FILES for other in ("TWO", "THREE")
+    }
+    two, three = replica(site, "TWO"), replica(site, "THREE")
+    assert preserve.find_missing(archive, two, who="test").missing == FILES
+    sample(site.root / "far" / "filedir" / FILES[0])
+    found = preserve.find_missing(archive, two, who="test")
+    assert (found.missing, found.extra) == (FILES[1:], FILES[:1])  # it is there, and nobody read it back
+    answers = mend.upload_missing(archive, two, FILES, who="test")
+    assert "Next: custody bitarchive adopt news TWO" in answers.pop(FILES[0])
+    assert set(answers.values()) == {""}
+    assert catalogue.adopt(archive, two, who="test").added == 1
+    assert mend.upload_missing(archive, three, FILES, who="test") == dict.fromkeys(FILES, "")
+    assert preserve.standing(archive) == []
+    every = preserve.find_all_changed(archive, archive.config.replicas, who="test")
+    assert all(set(one.statuses.values()) == {OK} and not one.missing for one in every)
+
+
+def test_a_replica_that_was_added_later_lacks_everything(full: Site) -> None:
+    values = full.archive.config.model_dump()
+    nodes = [{"name": "late", "directory": str(full.root / "late")}]
+    values["replicas"] = [*values["replicas"], {"id": "FOUR", "name": "replicaFour", "nodes": nodes}]
+    full.archive.config = parse(values, "test")
+    late = replica(full, "FOUR")
+    (full.root / "late" / "filedir").mkdir(parents=True)
+    assert set(preserve.find_missing(full.archive, late, who="test").missing) == {*FILES, NAME}
+    assert mend.upload_missing(full.archive, late, [NAME], who="test") == {NAME: ""}
+    assert (full.root / "late" / "filedir" / NAME).read_bytes() == copy_in(full, "ONE").read_bytes()
+
+
+def test_verdicts_are_those_after_every_replica_was_read(full: Site) -> None:
+    check_all(full)
+    for name in ("ONE", "TWO"):
+        path = copy_in(full, name)
+        path.write_bytes(b"the same wrong bytes".ljust(path.stat().st_size))
+    found = preserve.find_all_changed(full.archive, full.archive.config.replicas, who="test")
+    assert [one.statuses[NAME] for one in found] == [UNKNOWN, UNKNOWN, UNKNOWN]
+    assert [NAME in one.wrong for one in found] == [True, True, False]
+
+
+@pytest.mark.parametrize("what", ["garbage", "", "name only##", f"x.warc##{'g' * 32}"])
+def test_a_list_of_checksums_with_a_line_that_is_none_is_refused_whole(full: Site, what: str) -> None:
+    path = full.root / "checksum_THREE.md5"
+    path.write_text(path.read_text() + f"{what}\n")
+    before = path.read_bytes()
+    for act in (preserve.find_missing, preserve.find_changed):
+        with pytest.raises(Fault, match="line 6 is no NAME##MD5; nothing is read from such a list"):
+            act(full.archive, replica(full, "THREE"), who="test")
+    assert preserve.standing(full.archive) == []
+    assert path.read_bytes() == before
+
+
 @pytest.mark.parametrize("name", ["ONE", "TWO", "THREE"])
 def test_a_list_that_cannot_be_had_whole_is_no_list(full: Site, name: str) -> None:
     if name == "THREE":
@@ -135,7 +191,7 @@ def test_a_changed_file_is_found_and_replaced_and_kept_in_the_attic(full: Site) 
     wrong = spoil(path)
     content = path.read_bytes()
     found = preserve.find_changed(full.archive, replica(full, "TWO"), who="test")
-    assert (found.statuses, found.wrong) == ({NAME: CORRUPT}, {NAME: wrong})
+    assert (found.statuses[NAME], found.wrong) == (CORRUPT, {NAME: wrong})
     assert any(line.state == "lost" for line in full.archive.ledger.where_is(NAME))
     aside = mend.correct(full.archive, replica(full, "TWO"), NAME, wrong, approved_by="Ada", who="test")
     assert path.read_bytes() == copy_in(full, "ONE").read_bytes()

@@ -96,7 +96,7 @@ def test_what_the_old_table_calls_full_is_proven_by_an_audit(rig: Rig, old_url: 
 def test_the_old_table_is_read_where_it_is(old_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CUSTODY_LEDGER", f"sqlite:///{tmp_path}/l.sqlite")
     monkeypatch.setenv("CUSTODY_MINIDVODB_OLD", old_url)
-    done = CliRunner().invoke(main, ["minidvodb", "list", "--faulted", "--json"])
+    done = CliRunner().invoke(main, ["minidvodb", "list", "--old", "--faulted", "--json"])
     assert done.exit_code == 0, done.output
     assert [(row["minidvodbcopy_id"], row["fault"]) for row in json.loads(done.output)] == [(2, 4), (3, 4)]
 

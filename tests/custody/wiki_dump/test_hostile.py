@@ -251,16 +251,24 @@ def test_who_may_not_look_is_told_in_one_line(one: FarmSite) -> None:
 
 
 def test_a_lost_text_is_named_with_its_page_and_the_way_on(one: FarmSite, monkeypatch: pytest.MonkeyPatch) -> None:
-    one.database("officewiki").execute("DELETE FROM text WHERE old_id = 2")
+    database = one.database("officewiki")
+    kept = database.execute("SELECT * FROM text WHERE old_id = 2").fetchall()
+    database.execute("DELETE FROM text WHERE old_id = 2")
     monkeypatch.setattr("time.sleep", lambda seconds: None)
-    run_one(one, options=Options(jobs=("metahistorybz2dump",)))
+    assert dump(one.ledger, one.name, one.config, who="t", date=DATE)[1] is RunState.PARTIAL
     (path,) = one.private("officewiki", DATE).glob("exceptions-*meta-history*")
     assert path.read_text().startswith("page 2\trevision 2\t")
     monkeypatch.setenv("CUSTODY_LEDGER", one.ledger.url)
-    said = CliRunner().invoke(main, ["wiki", "status", "--stuck"])
-    assert f"named in {path.parent}/exceptions-*.txt. Next: custody wiki dump farm --wiki officewiki" in said.output
+    said = CliRunner().invoke(main, ["wiki", "status", "--stuck"]).output
     (line,) = report.list_runs(one.ledger, stuck_only=True)
-    assert line.lost == 1
+    jobs = ["articlesdump", "metacurrentdump", "metahistorybz2dump", "metahistory7zdump", "articlesmultistreamdump"]
+    assert (line.lost, list(line.to_make_again)) == (1, jobs)
+    words = ["wiki", "dump", "farm", "--wiki", "officewiki", "--date", DATE, "--job", ",".join(jobs)]
+    assert f"1 text could not be had, see {path.parent}/exceptions-*.txt. Next: custody {' '.join(words)}" in said
+    database.executemany("INSERT INTO text VALUES (?, ?, ?)", kept)  # found in a backup
+    done = CliRunner().invoke(main, words)
+    assert done.exit_code == 0 and f"officewiki {DATE}: done" in done.output
+    assert not report.list_runs(one.ledger, stuck_only=True) and not path.exists()
 
 
 def test_the_newest_run_is_that_of_the_newest_date(one: FarmSite) -> None:

@@ -215,7 +215,7 @@ def test_a_lost_text_makes_the_run_partial_and_is_named(one: FarmSite, monkeypat
     exceptions = (one.private("aawiki", DATE) / f"exceptions-aawiki-{DATE}-pages-meta-history.xml.bz2.txt").read_text()
     assert "revision 3\ttext 3 is not in the table" in exceptions
     directory = one.public("aawiki", DATE)
-    assert "1 texts could not be had" in (directory / "index.html").read_text()
+    assert "1 text could not be had and is empty here" in (directory / "index.html").read_text()
     assert "Partial dump" in (directory / "status.html").read_text()
     assert choose.past_of(_run(one).places).rank == 1
 

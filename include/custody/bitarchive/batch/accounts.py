@@ -16,6 +16,8 @@ from custody.bitarchive.states import BatchState, FileState
 from custody.bitarchive.tables import batch_file
 
 OUTPUT, PARTIAL = "output", "output.partial"
+POST_ERROR = "post_process"
+"""In the summary of a batch: why its outputs could not be post-processed."""
 
 
 @dataclass(frozen=True)
@@ -63,14 +65,27 @@ class Account:
         return sum(self.counts.get(state, 0) for state in (FileState.FAILED, FileState.DAMAGED))
 
     @property
+    def post_error(self) -> str:
+        """Why the outputs could not be post-processed; empty where they were, or nobody asked for it."""
+        return str(self.batch.summary.get(POST_ERROR) or "")
+
+    @property
     def summary(self) -> str:
         """The line of the old system, and what it kept silent about."""
         line = f"Processed {self.processed} files with {self.failures} failures"
+        if self.post_error:
+            line += "; post_process failed"
         absent = {state: self.counts.get(state, 0) for state in FileState if not state.was_processed}
         left = [f"{count} {state}" for state, count in absent.items() if count]
+        if not self.batch.files_in_replica:
+            return f"{line}; replica {self.batch.replica} has no files on record. Next: {self._adopt}"
         if not self.batch.files_expected:
             return f"{line}; 0 of {self.batch.files_in_replica} files of the replica match"
         return f"{line}; {', '.join(left)} of {self.batch.files_expected} files" if left else line
+
+    @property
+    def _adopt(self) -> str:
+        return f"custody bitarchive adopt {self.batch.archive} {self.batch.replica}"
 
     def as_json(self) -> dict[str, Any]:
         """For programs."""
@@ -82,6 +97,7 @@ class Account:
             "job_sha256": self.batch.job_sha256,
             "state": self.state,
             "summary": self.summary,
+            "post_process": self.post_error,
             "files": {state: self.counts.get(state, 0) for state in FileState},
             "files_expected": self.batch.files_expected,
             "files_in_replica": self.batch.files_in_replica,
@@ -115,7 +131,10 @@ def account(archive: Archive, batch_id: int) -> Account:
     home = directory_of(archive, batch_id)
     output = next((home / name for name in (OUTPUT, PARTIAL) if (home / name).exists()), None)
     records, damages = (sum(int(row[number] or 0) for row in rows) for number in (2, 3))
-    return Account(loaded, state_of(counts), counts, output, records, damages)
+    state = state_of(counts)
+    if state is BatchState.COMPLETE and loaded.summary.get(POST_ERROR):
+        state = BatchState.PARTIAL
+    return Account(loaded, state, counts, output, records, damages)
 
 
 def state_of(counts: dict[FileState, int]) -> BatchState:
@@ -131,9 +150,10 @@ def state_of(counts: dict[FileState, int]) -> BatchState:
 def describe_errors(archive: Archive, batch_id: int) -> str:
     """The errors as the old tool wrote them: failed files, then every exception."""
     failed = list(lines(archive, batch_id, only_failed=True))
-    if not failed:
-        return ""
-    text = ["Failed files:", *(f"{line.name} ({line.state}): {line.message}" for line in failed)]
+    post_error = account(archive, batch_id).post_error
+    text = ["Failed files:", *(f"{line.name} ({line.state}): {line.message}" for line in failed)] if failed else []
+    if post_error:
+        text += ["post_process failed; the output is that of the files, one after the other:", post_error.rstrip()]
     for line in failed:
         for error in line.detail.get("exceptions", ()):
             text += [
@@ -149,4 +169,4 @@ def describe_errors(archive: Archive, batch_id: int) -> str:
         for damage in line.detail.get("damages", ()):
             place = f"offset {damage.get('offset_bytes')}, {damage.get('length_bytes')} bytes"
             text += ["", f"File: {line.name}", f"Damage: {place}: {damage.get('reason')}"]
-    return "\n".join(text) + "\n"
+    return "\n".join(text) + "\n" if text else ""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -16,8 +17,9 @@ from custody import lease
 from custody.bitarchive import catalogue
 from custody.bitarchive.archive import Archive
 from custody.bitarchive.batch import sandbox
-from custody.bitarchive.batch.accounts import OUTPUT, PARTIAL, Account, FileLine, account, lines
+from custody.bitarchive.batch.accounts import OUTPUT, PARTIAL, POST_ERROR, Account, FileLine, account, lines, state_of
 from custody.bitarchive.batch.inside import Order
+from custody.bitarchive.batch.judge import clean
 from custody.bitarchive.batch.plan import Batch, directory_of
 from custody.bitarchive.batch.spec import JobKind, frozen
 from custody.bitarchive.batch.work import part_of
@@ -73,10 +75,11 @@ def conclude(archive: Archive, batch_id: int, *, who: str) -> Account:
         found = account(archive, batch_id)
         _require_settled(archive, found)
         home = directory_of(archive, batch_id)
-        fixity = _make_output(archive, found, home)
+        made = _make_output(archive, found, home)
+        fixity = made.fixity
         values = {
-            "state": found.state,
-            "summary": {state: count for state, count in found.counts.items()},
+            "state": made.state,
+            "summary": {state: count for state, count in found.counts.items()} | {POST_ERROR: made.post_error},
             "output_sha256": fixity.digests["sha256"] if fixity else None,
             "output_bytes": fixity.size_bytes if fixity else None,
             "changed_at": now(),
@@ -84,7 +87,7 @@ def conclude(archive: Archive, batch_id: int, *, who: str) -> Account:
         with archive.ledger.begin() as connection:
             held.check(connection)
             connection.execute(sa.update(batch).where(batch.c.id == batch_id).values(values))
-            catalogue.event(connection, archive, who, "batch collected", str(batch_id), found.state)
+            catalogue.event(connection, archive, who, "batch collected", str(batch_id), made.state)
         found = account(archive, batch_id)
         report = found.as_json() | {"failed": [_as_json(line) for line in lines(archive, batch_id, only_failed=True)]}
         write_atomic(home / REPORT, json.dumps(report, indent=1, default=str).encode() + b"\n")
@@ -95,24 +98,34 @@ def _as_json(line: FileLine) -> dict[str, Any]:
     return {key: getattr(line, key) for key in FileLine.__dataclass_fields__}
 
 
-def _make_output(archive: Archive, found: Account, home: Path) -> Fixity | None:
-    joined = home / JOINED
-    final, other = (OUTPUT, PARTIAL) if found.state is BatchState.COMPLETE else (PARTIAL, OUTPUT)
-    (home / other).unlink(missing_ok=True)
-    if found.state is BatchState.NONE:
-        (home / final).unlink(missing_ok=True)
-        return None
-    made = home / "made.tmp"
+@dataclass(frozen=True)
+class _Made:
+    """The result: what the batch is, its bytes, and why it was not post-processed (empty: it was)."""
+
+    state: BatchState
+    fixity: Fixity | None
+    post_error: str = ""
+
+
+def _make_output(archive: Archive, found: Account, home: Path) -> _Made:
+    state, joined, made = state_of(found.counts), home / JOINED, home / "made.tmp"
+    if state is BatchState.NONE:
+        for name in (OUTPUT, PARTIAL):
+            (home / name).unlink(missing_ok=True)
+        return _Made(state, None)
     with os_errors_as_faults(str(home)):
         if not joined.exists():
             _join(archive, found.batch, home, joined)  # concluded before: made anew, the same
-        source = _post_process(archive, found.batch, home, joined, made)
+        source, post_error = _post_process(archive, found.batch, home, joined, made)
+        state = BatchState.PARTIAL if post_error else state
+        final, other = (OUTPUT, PARTIAL) if state is BatchState.COMPLETE else (PARTIAL, OUTPUT)
         fixity = read_file(source, ("sha256",)).fixity
+        (home / other).unlink(missing_ok=True)
         source.replace(home / final)
         fsync_directory(home)
         for left in (joined, made):
             left.unlink(missing_ok=True)
-    return fixity
+    return _Made(state, fixity, post_error)
 
 
 def _join(archive: Archive, loaded: Batch, home: Path, joined: Path) -> None:
@@ -155,10 +168,10 @@ def _set_back(archive: Archive, loaded: Batch, line: FileLine, part: Path) -> No
         )
 
 
-def _post_process(archive: Archive, loaded: Batch, home: Path, joined: Path, made: Path) -> Path:
-    """What the job makes of the outputs of all; where it says no, or fails, they stay as they are."""
+def _post_process(archive: Archive, loaded: Batch, home: Path, joined: Path, made: Path) -> tuple[Path, str]:
+    """What the job makes of the outputs of all, and why it failed to; where it says no, or fails, they stay as is."""
     if loaded.job.kind is JobKind.EXECUTABLE:
-        return joined
+        return joined, ""
     joined.chmod(0o644)  # the sandbox's user must read it
     config, job = archive.config, loaded.job
     order = Order(
@@ -178,7 +191,6 @@ def _post_process(archive: Archive, loaded: Batch, home: Path, joined: Path, mad
     ended = sandbox.run(task, made)
     result = ended.result
     if ended.stopped or result is None or result.exceptions:
-        reason = ended.stopped or (result and result.exceptions[0]["traceback"]) or ended.stderr_tail
-        write_atomic(home / "post_process.err", str(reason).encode("utf-8", "backslashreplace") + b"\n")
-        return joined
-    return made if result.made_output else joined
+        reason = ended.stopped or (result and result.exceptions[0].get("traceback")) or ended.stderr_tail
+        return joined, clean(reason or "ended without a word", 20_000)
+    return (made if result.made_output else joined), ""

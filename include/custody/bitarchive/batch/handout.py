@@ -14,6 +14,22 @@ from custody.faults import Fault, FaultKind, os_errors_as_faults
 from custody.publish import fsync_directory, rename_noclobber
 
 
+def check_target(target: Path) -> None:
+    """Look whether a result can be laid down there, before anything runs. Faults: CONFIG."""
+    if target.exists() or target.is_symlink():
+        raise Fault(FaultKind.CONFIG, str(target), "is there already; nothing is overwritten")
+    parent = target.absolute().parent
+    if not parent.is_dir():
+        raise Fault(FaultKind.CONFIG, str(parent), "is no directory", next_command=f"mkdir -p {parent}")
+    if not os.access(parent, os.W_OK):
+        raise Fault(FaultKind.CONFIG, str(parent), "cannot be written to", next_command="make it writable")
+
+
+def partial_of(target: Path) -> Path:
+    """What a partial result is called."""
+    return target.with_name(target.name + ".partial")
+
+
 def publish_output(found: Account, target: Path) -> Path | None:
     """Lay the result where the caller wants it; a partial one as ``NAME.partial``. Nothing is overwritten.
 
@@ -22,7 +38,7 @@ def publish_output(found: Account, target: Path) -> Path | None:
     if found.output is None:
         return None
     if found.state is not BatchState.COMPLETE:
-        target = target.with_name(target.name + ".partial")
+        target = partial_of(target)
     with os_errors_as_faults(str(target)):
         if target.is_file() and read_file(target, ("sha256",)).fixity == read_file(found.output, ("sha256",)).fixity:
             return target

@@ -56,9 +56,9 @@ def run_there(node: SshNode, task: sandbox.Task, output: Path) -> Ended:
                 _talk(process, json.dumps(order).encode() + b"\n", out, task.limits.output + _LIMIT_OF_ACCOUNT)
             finally:
                 timer.cancel()
-                sandbox.unregister(process)
                 if process.poll() is None:
                     end_group(process)
+                sandbox.unregister(process, task.order.name)
         errors.seek(0)
         return _ended(node, process.returncode, out, errors.read().decode("utf-8", "replace"))
 

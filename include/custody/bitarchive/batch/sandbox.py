@@ -30,6 +30,7 @@ _FIRST_UID = 1_900_000_000
 _UIDS = 50_000_000
 _slots = itertools.count(1)
 _running: set[subprocess.Popen[bytes]] = set()
+_cancelled: set[subprocess.Popen[bytes]] = set()
 
 
 @dataclass(frozen=True)
@@ -65,13 +66,14 @@ def limits_of(task: Task) -> dict[str, int]:
 def run(task: Task, output: Path) -> Ended:
     """Run a job on one file and write its output to ``output`` (made anew); everything it started is gone afterwards.
 
-    Faults: CONFIG where there are no walls, or the job's user could not read the file; OS errors keep their kind.
+    Faults: CONFIG where there are no walls, or the job's user could not read the file; CANCELLED by :func:`end_all`; OS
+    errors keep their kind.
     """
     require(task.isolation)
     order = replace(task.order, limits=limits_of(task))
     environment = environment_of_jobs()
     if task.isolation is Isolation.BUBBLEWRAP:
-        order, argv = _insidewalls(task, _with_user(order, task.source))
+        order, argv = _inside_walls(task, _with_user(order, task.source))
     else:
         order = replace(order, path=str(task.source), code=str(task.code or ""))
         argv = []
@@ -104,15 +106,20 @@ def run(task: Task, output: Path) -> Ended:
                 watch.follow(started + task.timeout_s)
             finally:
                 _end(process)
-                unregister(process)
+                unregister(process, task.order.name)
         out.flush()
         os.fsync(out.fileno())
     return watch.ended(time.monotonic() - started)
 
 
-def _insidewalls(task: Task, order: Order) -> tuple[Order, list[str]]:
+def path_inside(name: str) -> str:
+    """Where a job sees its file."""
+    return f"/archive/{name}"
+
+
+def _inside_walls(task: Task, order: Order) -> tuple[Order, list[str]]:
     argv = walls(task.limits.scratch)
-    inner = f"/archive/{task.order.name}"
+    inner = path_inside(task.order.name)
     argv += [*parents_of(Path(inner)), "--ro-bind", str(task.source), inner]
     code = ""
     if task.code is not None:
@@ -144,14 +151,18 @@ def register(process: subprocess.Popen[bytes]) -> None:
     _running.add(process)
 
 
-def unregister(process: subprocess.Popen[bytes]) -> None:
-    """It has ended."""
+def unregister(process: subprocess.Popen[bytes], name: str) -> None:
+    """It has ended. Faults: CANCELLED where :func:`end_all` ended it: that says nothing of the file."""
     _running.discard(process)
+    if process in _cancelled:
+        _cancelled.discard(process)
+        raise Fault(FaultKind.CANCELLED, name, "its job was ended from outside; nothing is on record of it")
 
 
 def end_all() -> None:
-    """End every job that this process runs, at once."""
+    """End every job that this process runs, at once; who waits for one is told so."""
     for process in list(_running):
+        _cancelled.add(process)
         _kill(process)
 
 

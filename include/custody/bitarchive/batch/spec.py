@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import hashlib
 import importlib.util
 import os
@@ -108,6 +109,7 @@ def _of_path(path: Path, class_name: str | None, arguments: tuple[str, ...]) -> 
     if path.suffix == ".class" or (path.suffix == ".jar" and class_name):
         raise Fault(FaultKind.CONFIG, subject, "is Java; give a Python class, a zip of them, or a program that runs it")
     if path.suffix == ".py":
+        _check_class(path, class_name)
         return Given(Job(JobKind.FILE, path.name, class_name or "", arguments), path)
     if path.suffix in {".zip", ".whl"} or (class_name and head == b"PK\x03\x04"):
         if not class_name or "." not in class_name:
@@ -120,6 +122,26 @@ def _of_path(path: Path, class_name: str | None, arguments: tuple[str, ...]) -> 
     if not os.access(path, os.X_OK):
         raise Fault(FaultKind.CONFIG, subject, "is no .py, no .zip and not executable", next_command=f"chmod +x {path}")
     return Given(Job(JobKind.EXECUTABLE, path.name, "", arguments), path)
+
+
+def _check_class(path: Path, class_name: str | None) -> None:
+    """Look for the job's class in a file, without running it. Faults: CONFIG where there is none, or several."""
+    try:
+        tree = ast.parse(path.read_bytes(), str(path))
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
+        raise Fault(FaultKind.CONFIG, str(path), f"is no Python ({error})") from error
+    bases = {
+        node.name: [ast.unparse(base).rpartition(".")[2] for base in node.bases]
+        for node in tree.body
+        if isinstance(node, ast.ClassDef)
+    }
+    jobs = [name for name, above in bases.items() if any(base.endswith("BatchJob") or base in bases for base in above)]
+    if not class_name and len(jobs) > 1:
+        command = f"-N {jobs[-1]}, or {path}:{jobs[-1]}"
+        raise Fault(FaultKind.CONFIG, str(path), f"has several jobs: {', '.join(jobs)}", next_command=command)
+    if class_name and bases and class_name not in bases:
+        known = ", ".join(jobs or bases)
+        raise Fault(FaultKind.CONFIG, str(path), f"has no class {class_name}; it has {known}")
 
 
 def _of_module(module: str, class_name: str, arguments: tuple[str, ...]) -> Given:

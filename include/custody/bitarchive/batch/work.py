@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -143,7 +143,7 @@ class _Runner:
         sandbox.end_all()
 
     def process(self, node: ArchiveNode, row: Row) -> Outcome:
-        """Run the job on one file; never raises for what the file or the job did. Faults: CAPACITY (of work_dir)."""
+        """Run the job on one file; never raises for what the file or the job did. Faults: CAPACITY, CANCELLED."""
         left_s = self._deadline - time.monotonic()
         if self._stopped or left_s <= 0:
             reason = "was cancelled" if self._stopped else "the time of the whole job was up before its turn"
@@ -154,8 +154,8 @@ class _Runner:
                 node.size_of(row.name)  # a machine that went away meanwhile is no fault of the file
             return outcome
         except Fault as fault:
-            if fault.kind is FaultKind.CAPACITY:
-                raise  # no room for outputs: nothing is wrong with any file, and the next one would fare the same
+            if fault.kind in {FaultKind.CAPACITY, FaultKind.CANCELLED}:
+                raise  # no room for outputs, or no time for any: nothing is wrong with this file
             state = FileState.UNREACHABLE if fault.kind in {FaultKind.TRANSIENT, FaultKind.AUTH} else FileState.FAILED
             return Outcome(state, error_class=fault.kind, message=str(fault))
 
@@ -211,6 +211,8 @@ class _Runner:
         try:
             ended = run(task, temporary)
             outcome = judge(ended, row.name, job.kind == "executable", config.isolation)
+            seen = sandbox.path_inside(row.name)  # there is no such path out here
+            outcome = replace(outcome, message=outcome.message.replace(seen, str(source)))
             if outcome.state.has_output:
                 temporary.replace(part_of(self._home, row.position))
             return outcome

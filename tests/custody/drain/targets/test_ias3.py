@@ -321,10 +321,10 @@ def test_a_broken_connection_is_transient(ias3_server: Archive, target: IAS3Targ
 
 def test_a_server_that_takes_all_and_says_nothing_is_given_up(ias3_server: Archive, tmp_path: Path) -> None:
     impatient = Store(ias3_server, replace(QUICK, stall_s=0.5)).target()
-    ias3_server.fault("slow", delay_s=1.5)
+    ias3_server.fault("slow", delay_s=12)
     started = time.monotonic()
     assert fault_of(impatient.put, item(), outgoing(tmp_path / "a.warc.gz")).kind is FaultKind.TRANSIENT
-    assert time.monotonic() - started < 1.4
+    assert time.monotonic() - started < 10
 
 
 def test_a_server_that_is_too_slow_is_given_up(ias3_server: Archive, tmp_path: Path) -> None:
@@ -335,13 +335,12 @@ def test_a_server_that_is_too_slow_is_given_up(ias3_server: Archive, tmp_path: P
     assert fault.kind is FaultKind.TRANSIENT and "less than min_rate" in str(fault)
 
 
-def test_a_server_that_does_not_say_go_on_gets_the_file_all_the_same(
-    ias3_server: Archive, target: IAS3Target, tmp_path: Path
-) -> None:
+def test_a_server_that_does_not_say_go_on_gets_the_file_all_the_same(ias3_server: Archive, tmp_path: Path) -> None:
     ias3_server.answers_continue = False
+    patient = Store(ias3_server, replace(QUICK, stall_s=20)).target()
     file, started = outgoing(tmp_path / "a.warc.gz"), time.monotonic()
-    target.put(item(), file)
-    assert QUICK.continue_s <= time.monotonic() - started < 2
+    patient.put(item(), file)
+    assert QUICK.continue_s <= time.monotonic() - started < 15
     assert ias3_server.seen("PUT", status=200)[0].size_bytes == file.state.size_bytes
 
 

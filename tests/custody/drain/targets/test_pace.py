@@ -61,6 +61,7 @@ def test_the_s3_target_keeps_to_it_too(tmp_path: Path, store: Store) -> None:
     assert time.monotonic() - started > series.size_bytes / RATE * 0.8
 
 
+@pytest.mark.slow
 def test_processes_of_a_machine_share_a_cap(tmp_path: Path) -> None:
     program = (
         "import sys, time; from pathlib import Path; from custody.drain.targets.pace import *;"
