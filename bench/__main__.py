@@ -18,7 +18,7 @@ from bench.orchestration import orchestration
 from bench.status import dag_parse, status_10000
 from bench.tape import tape_archive, tape_archive_small, tape_confirm, tape_confirm_small
 from bench.uploads import upload_big, upload_small
-from bench.wiki import wiki_bz2, wiki_full, wiki_stub
+from bench.wiki import wiki_bz2, wiki_find, wiki_full, wiki_pack, wiki_stub
 from rich import box
 from rich.console import Console
 from rich.table import Table
@@ -41,7 +41,9 @@ COMPARISONS: dict[str, Callable[..., Result]] = {
     "tape_confirm_small": tape_confirm_small,
     "wiki_full": wiki_full,
     "wiki_stub": wiki_stub,
+    "wiki_pack": wiki_pack,
     "wiki_bz2": wiki_bz2,
+    "wiki_find": wiki_find,
 }
 RESULTS = ROOT / "bench" / "results"
 PAGE = ROOT / "docs" / "benchmarks.md"

@@ -21,6 +21,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
+from bench import minidvodb_airflow
 from bench.measure import Cost, Goal, Result, _line, machine, scratch
 
 from custody.host import Host, SshTarget
@@ -429,4 +430,5 @@ COMPARISONS = {
     "minidvodb_slow_host": copy_beside_a_slow_host,
     "minidvodb_sftp_small": sftp_small,
     "minidvodb_sftp_big": sftp_big,
+    "minidvodb_orchestration": minidvodb_airflow.orchestration,
 }

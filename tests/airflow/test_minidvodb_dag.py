@@ -17,7 +17,8 @@ from custody import lease
 from custody.faults import Fault, FaultKind
 from custody.minidvodb import destination, switches
 from custody.minidvodb.records import lease_of
-from custody_airflow.operators.minidvodb import PreflightCopyOperator
+from custody_airflow.operators.minidvodb import ChooseActionOperator, PreflightCopyOperator, QueueCopiesOperator
+from custody_airflow.params.minidvodb import PARAMS
 from custody_airflow.sensors.minidvodb import HostEnabledSensor, VerifyCopySensor
 from custody_demo.airflow_stack import PROJECT
 from empty_ledger import new_ledger
@@ -115,6 +116,25 @@ def test_an_unknown_key_is_refused_by_the_first_task(airflow_db: None, site: Sit
     run = site.run({"gruop": GROUP})
     assert run.state == "failed"
     assert states_of(run)["choose"] == {"failed"}
+
+
+@pytest.mark.parametrize(
+    "given",
+    [{"config": "nosuch"}, {"host": "nosuch"}, {"copy": 99}, {"group": "nosuch"}, {"group": "no", "dry_run": True}],
+)
+def test_what_nobody_knows_is_refused_before_anything_is_queued(
+    airflow_db: None, site: Site, given: dict[str, Any]
+) -> None:
+    site.rig.make()
+    site.rig.host()
+    first = QueueCopiesOperator if "group" in given else ChooseActionOperator
+    more: dict[str, Any] = {} if "group" in given else {"actions": {"copy": "queue"}}
+    params = {key: param.value for key, param in PARAMS.items()} | given
+    ti = SimpleNamespace(dag_id="minidvodb_copy", run_id="r", task_id="first", map_index=-1)
+    with pytest.raises(Fault, match=r"nosuch|99|'no'") as raised:
+        first(task_id="first", **more).work({"params": params, "ti": ti})
+    assert raised.value.kind is FaultKind.CONFIG
+    assert site.rig.pending() == []
 
 
 def test_one_copy_that_fails_keeps_no_other_and_is_shown(

@@ -34,7 +34,7 @@ def _selects(command: Callable[..., Any]) -> Callable[..., Any]:
         click.option("--group"),
         click.option("--host"),
         click.option("--fault", help="A number or a name."),
-        click.option("--state", type=click.Choice(list(CopyState))),
+        click.option("--state", type=click.Choice([state.value for state in CopyState])),
     ):
         command = option(command)
     return command
@@ -100,9 +100,8 @@ def list_command(
 ) -> None:
     """List copies, faulted ones too (the old -listminidvodbcopy)."""
     if old is not None:
-        rows = catalogue.OldTables(old or os.environ.get("CUSTODY_MINIDVODB_OLD", "")).copies(
-            host=options["host"], faulted=faulted or None, limit=limit
-        )
+        where = catalogue.OldTables(old or os.environ.get("CUSTODY_MINIDVODB_OLD", ""))
+        rows = where.copies(host=options["host"], faulted=faulted or None, limit=limit)
         names = ("minidvodbcopy_id", "minidvodb_name", "destination_host", "state", "fault", "dtime", "epoch")
         show(names, [[row[name] for name in names] for row in rows], as_json=as_json)
         return
@@ -260,8 +259,8 @@ def _glance(ledger: Ledger, host: str | None, copy_id: int | None, limit: int) -
     for line in actions.select(ledger, which, limit=limit):
         complaint = audit.glance(ledger, line.id, reach=reach)
         touched += bool(complaint)
-        told = f"{complaint}. Next: custody minidvodb audit --copy {line.id}" if complaint else "untouched since proven"
-        click.echo(f"copy {line.id}, {_named(line)}: {told}")
+        following = f". Next: custody minidvodb audit --copy {line.id}" if complaint else ""
+        click.echo(f"copy {line.id}, {_named(line)}: {complaint or 'untouched since it was proven'}{following}")
     if touched:
         sys.exit(1)
 

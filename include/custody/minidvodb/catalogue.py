@@ -109,6 +109,21 @@ def add(
     return Run(int(key[0]), name, group, path, host, state)
 
 
+def demand_group(ledger: Ledger, group: str) -> None:
+    """Whether any database on record is of this group, or it is wanted somewhere. Faults: CONFIG, naming what is."""
+    with ledger.read() as connection:
+        found = sa.union(sa.select(tables.run.c.minidvodb_group), sa.select(tables.wanted.c.minidvodb_group))
+        known = sorted(connection.scalars(found))
+    if group not in known:
+        there = ", ".join(known[:20]) or "none"
+        raise Fault(
+            FaultKind.CONFIG,
+            f"group {group!r}",
+            f"is not known; there are: {there}",
+            next_command=f"custody minidvodb add-run {group} PATH, or check its name",
+        )
+
+
 def remove(ledger: Ledger, minidvodb_id: int, *, who: str) -> str:
     """Take a database off the record, with what was queued of it; returns its name. No data is touched.
 

@@ -12,11 +12,12 @@ from airflow.sdk.types import TaskInstanceKey
 
 from custody.faults import Fault, FaultKind
 from custody.ledger import Ledger
-from custody.minidvodb import audit, batches, catalogue, load, queue, report, switches
+from custody.minidvodb import audit, batches, catalogue, destination, load, queue, report, switches
 from custody.minidvodb import config as configuration
 from custody.minidvodb.preflight import preflight
 from custody.minidvodb.publish import publish
 from custody.minidvodb.records import Copy, CopyStep
+from custody.minidvodb.records import load as load_copy
 from custody.minidvodb.step import Step
 from custody.minidvodb.transfer import transfer
 from custody.minidvodb.verify import verify
@@ -68,8 +69,15 @@ class ChooseActionOperator(MinidvodbOperator, BaseBranchOperator):
         self.actions = dict(actions)
 
     def work(self, context: Context) -> None:
-        """Branch."""
+        """Branch. Faults: CONFIG for a key of the form, a machine, a host or a copy that nobody knows."""
         refuse_unknown_keys(context)
+        params = context["params"]
+        if params["config"]:
+            configuration.load(params["config"])
+        if params["host"]:
+            destination.find(open_ledger(), params["host"])
+        if params["copy"] is not None:
+            load_copy(open_ledger(), int(params["copy"]))
         self.do_branch(context, self.actions[context["params"]["action"]])
 
 
@@ -79,12 +87,16 @@ class QueueCopiesOperator(MinidvodbOperator):
     def work(self, context: Context) -> dict[str, int]:
         """Bring the record of the databases up to the old tables', then queue; with ``dry_run`` only explain."""
         params, ledger, who = context["params"], open_ledger(), run_of(context)
+        old = old_tables()
+        if params["group"] and not old:
+            catalogue.demand_group(ledger, params["group"])
         if params["dry_run"]:
             self._explain(ledger, params)
-        old = old_tables()
         if old:
             taken = catalogue.take_over(ledger, old, who=who)
             self.log.info("%s: %d databases new or changed", old.name, taken.runs)
+            if params["group"]:
+                catalogue.demand_group(ledger, params["group"])
         if params["path"]:
             self._want(ledger, params, who)
         try:
@@ -229,9 +241,9 @@ class ReportCopiesOperator(MinidvodbOperator):
             self.log.warning("%s: %s. Next: %s", alert.subject, alert.text, alert.next_command)
         failed = sorted(failed_tasks(context))
         if failed:
-            raise AirflowFailException(
-                f"{len(failed)} tasks failed ({', '.join(failed[:5])}). Next: custody minidvodb list --faulted"
-            )
+            of_copies = all(task.startswith("copy.") for task in failed)
+            following = "custody minidvodb list --faulted" if of_copies else f"read the log of {failed[0]}"
+            raise AirflowFailException(f"{len(failed)} tasks failed ({', '.join(failed[:5])}). Next: {following}")
         return {"alerts": len(alerts)}
 
 
