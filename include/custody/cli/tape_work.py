@@ -22,7 +22,7 @@ from custody.tape.recover import settle
 from custody.tape.rehearse import rehearse_one
 from custody.tape.session import Session, mounted
 from custody.tape.source import source_of
-from custody.tape.targets import Imported, import_targets, read_list, scan_target
+from custody.tape.targets import Imported, forget_targets, import_targets, read_list, scan_target
 from custody.units import format_size
 
 
@@ -64,6 +64,18 @@ def import_(
             if interrupts.is_pause_asked or site.is_stop_asked:
                 return Exit.STOPPED
     return _imported(done)
+
+
+@click.command()
+@click.argument("targets", nargs=-1, required=True)
+@verb
+def forget(site: Site, targets: tuple[str, ...]) -> Exit:
+    """Take TARGETS off the record that no tape has, or is meant to have; the directories stay as they are."""
+    paths = _paths(None, targets)
+    site.agree(f"Forget {len(paths)} targets, {escape(paths[0])} the first?")
+    count = forget_targets(site.ledger, [escape(path) for path in paths], who=site.who)
+    click.echo(f"{count} targets are off the record")
+    return Exit.DONE
 
 
 def _check(interrupts: Interrupts) -> Callable[[int], None]:
@@ -184,7 +196,7 @@ def _archive_next(session: Session, host: Host, interrupts: Interrupts, *, updat
         case Outcome.FULL:
             waiting = done.backup.target.name if done.backup else "the next target"
             line = f"tape {session.tape.name} is full; {waiting} waits for another one"
-            click.echo(f"custody: {line}. Next: custody tape close_tape; custody tape open_tape NAME", err=True)
+            click.echo(f"custody: {line}. Next: custody tape open_tape NAME; custody tape assign", err=True)
             return Exit.FULL
     if update:
         _tell(done, time.monotonic() - began)
@@ -268,4 +280,4 @@ def _tell_complaints(done: confirmation.Confirmed, limit: int | None) -> None:
         click.echo(f"custody: {fault}", err=True)
 
 
-COMMANDS = (import_, assign, reassign, archive, confirm)
+COMMANDS = (import_, forget, assign, reassign, archive, confirm)

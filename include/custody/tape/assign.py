@@ -23,7 +23,7 @@ from custody.tape.catalog import (
     set_backup_state,
     target_of,
 )
-from custody.tape.states import BackupState
+from custody.tape.states import BackupState, TapeState
 
 _MAY_MOVE = (BackupState.ASSIGNED, BackupState.OUTSTANDING, BackupState.FAILED)
 
@@ -81,10 +81,13 @@ def assign(
 
 
 def _left_over(connection: Connection, tape: Tape) -> list[Backup]:
+    """What waits for another tape: that under which one ended, and what is assigned to one that is full."""
+    state = tables.backup.c.state
+    is_full = sa.and_(state == BackupState.ASSIGNED, tables.tape.c.state == TapeState.FULL)
     return list_backups(
         connection,
         tables.tape.c.pool == tape.pool,
-        tables.backup.c.state == BackupState.OUTSTANDING,
+        sa.or_(state == BackupState.OUTSTANDING, is_full),
         order=(tables.target.c.name,),
     )
 

@@ -109,6 +109,34 @@ def load_targets(ledger: Ledger, target_ids: Iterable[int]) -> list[Target]:
     return [found[target_id] for target_id in wanted if target_id in found]
 
 
+def forget_targets(ledger: Ledger, names: Sequence[str], *, who: str) -> int:
+    """Take targets off the record, with what their scan found; returns how many rows it were.
+
+    Faults: CONFIG, naming the target, for one that nobody knows, or that a tape has, had or is meant to have: the
+    record of a copy is never forgotten. Nothing is changed then.
+    """
+    target, backup, member = tables.target, tables.backup, tables.member
+    with ledger.begin() as connection:
+        count = 0
+        for name in dict.fromkeys(names):
+            rows = connection.execute(sa.select(target.c.id, target.c.source).where(target.c.name == name)).all()
+            if not rows:
+                raise Fault(FaultKind.CONFIG, name, "is no target", next_command="custody tape unassigned")
+            for row in rows:
+                where = backup.c.target_id == row.id
+                tape = connection.scalar(
+                    sa.select(tables.tape.c.name).join(backup, backup.c.tape_id == tables.tape.c.id).where(where)
+                )
+                if tape is not None:
+                    reason = f"is on the record of tape {tape}: that is never forgotten"
+                    raise Fault(FaultKind.CONFIG, name, reason, next_command=f"custody tape tape_detail {tape}")
+                connection.execute(sa.delete(member).where(member.c.target_id == row.id))
+                connection.execute(sa.delete(target).where(target.c.id == row.id))
+                record(ledger, connection, who, "forgotten", name, source=row.source)
+                count += 1
+    return count
+
+
 def _is_on_tape(connection: Connection, target_id: int) -> bool:
     on_tape = [state for state in BackupState if state.is_on_tape]
     table = tables.backup

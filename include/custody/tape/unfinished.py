@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -12,6 +11,7 @@ from sqlalchemy.engine import Connection
 from custody.ledger import Ledger
 from custody.tape import report, tables
 from custody.tape.catalog import Backup, Tape, list_backups, list_tapes
+from custody.tape.choose import quoted
 from custody.tape.names import unescape
 from custody.tape.running import running
 from custody.tape.states import BackupState, TapeState
@@ -73,13 +73,14 @@ def _of_backups(connection: Connection, tape: Tape) -> Iterator[Unfinished]:
             yield _failed(backup, first)
     if counts.get(BackupState.OUTSTANDING):
         what = f"ended under {counts[BackupState.OUTSTANDING]} target(s), which wait for another tape"
-        yield Unfinished(subject, what, "custody tape open_tape NAME; custody tape reassign", True)
+        yield Unfinished(subject, what, "custody tape open_tape NAME; custody tape assign", True)
     if waiting := counts.get(BackupState.ASSIGNED):
         if tape.state.is_writable:
             yield Unfinished(subject, f"{waiting} assigned", f"{first}custody tape archive --repeat")
         else:
             what = f"{waiting} assigned, and it is {tape.state}"
-            yield Unfinished(subject, what, "custody tape open_tape NAME; custody tape reassign", True)
+            verb = "assign" if tape.state is TapeState.FULL else "reassign"
+            yield Unfinished(subject, what, f"custody tape open_tape NAME; custody tape {verb}", True)
     if recorded := counts.get(BackupState.RECORDED):
         yield Unfinished(subject, f"{recorded} recorded, not confirmed", f"{first}custody tape confirm all")
     elif tape.state is TapeState.FULL:
@@ -88,7 +89,7 @@ def _of_backups(connection: Connection, tape: Tape) -> Iterator[Unfinished]:
 
 def _failed(backup: Backup, first: str) -> Unfinished:
     reason = (backup.fault_text or "").partition("\n")[0]
-    name = shlex.quote(unescape(backup.target.name).decode("utf-8", "backslashreplace"))
+    name = quoted(unescape(backup.target.name))
     if backup.file_number is not None:
         what = f"file {backup.file_number} of tape {backup.tape_name} is not as it was written: {reason}"
         command = f"{first}custody tape confirm {backup.file_number} --retry, or custody tape reassign OTHER {name}"
@@ -100,8 +101,10 @@ def _failed(backup: Backup, first: str) -> Unfinished:
 def _of_targets(ledger: Ledger) -> Iterator[Unfinished]:
     unscanned = report.unscanned(ledger)
     for name in unscanned[:_NAMED]:
-        quoted = shlex.quote(unescape(name).decode("utf-8", "backslashreplace"))
-        yield Unfinished(name, "is not scanned", f"custody tape import --target {quoted}", True)
+        word = quoted(unescape(name))
+        yield Unfinished(
+            name, "is not scanned", f"custody tape import --target {word}, or custody tape forget {word}", True
+        )
     if len(unscanned) > _NAMED:
         what = f"and {len(unscanned) - _NAMED} more targets are not scanned"
         yield Unfinished("targets", what, "custody tape unassigned", True)

@@ -9,8 +9,8 @@ from airflow.sdk import Context
 from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
 
 from custody.faults import Fault, FaultKind
-from custody.tape import assign, batches, tables, tapes, targets
-from custody.tape.catalog import list_backups, list_tapes
+from custody.tape import assign, batches, tables, targets
+from custody.tape.catalog import list_backups
 from custody.tape.states import BackupState, TapeState
 from custody.units import format_size
 from custody_airflow.operators.tape_ask import AskingOperator
@@ -112,10 +112,7 @@ class AssignOperator(TapeOperator, AskingOperator):
         if tape.state is TapeState.FULL:
             raise AirflowSkipException(f"tape {tape.name} is full: nothing more is assigned to it")
         with run.ledger.read() as connection:
-            full = [one for one in list_tapes(connection) if one.pool == tape.pool and one.state is TapeState.FULL]
             failed = self._failed(connection, tape.pool) if run.params["retry"] else []
-        for one in full:
-            tapes.release_assigned(run.ledger, one, who=run.who)
         done = assign.assign(run.ledger, tape.name, who=run.who)
         if failed:
             assign.reassign(run.ledger, tape.name, failed, who=run.who)

@@ -156,7 +156,9 @@ def test_a_full_tape_is_42_and_everything_else_1(site: TapeSite) -> None:
     _done("assign", "--yes")
     result = _tape("archive", "--repeat")
     assert result.exit_code == Exit.FULL
-    assert "tape T1 is full" in result.stderr and "Next: custody tape close_tape" in result.stderr
+    assert (
+        "tape T1 is full" in result.stderr and "Next: custody tape open_tape NAME; custody tape assign" in result.stderr
+    )
     result = _tape("archive")
     assert result.exit_code == 1
     assert "is full: nothing more is written to it" in result.stderr

@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from custody.faults import Fault, FaultKind
-from custody.tape import archive, assign, session, tapes, targets
+from custody.tape import archive, assign, report, session, tapes, targets
 from custody.tape.config import Fit
+from custody.tape.names import escape
 from custody.tape.outcome import Outcome
 from custody.tape.states import TapeState
 from custody.tape.targets import read_list
@@ -144,3 +145,41 @@ def test_a_retired_tape_no_longer_counts(site: TapeSite) -> None:
     site.make_tape("T2")
     site.assign()
     assert site.archive().outcome is Outcome.RECORDED
+
+
+def test_what_a_full_tape_leaves_over_goes_to_the_next(site: TapeSite) -> None:
+    site.make_tape("T1", capacity_bytes=6 << 20)
+    site.import_all(*(site.make_target(name, files=1, size_bytes=2 << 20) for name in "abcd"))
+    site.assign()
+    site.archive_all()
+    states = sorted(str(one.state) for one in site.backups())
+    assert states == ["assigned", "outstanding", "recorded", "recorded"]
+    site.make_tape("T2")
+    planned = assign.assign(site.ledger, "T2", who=WHO, dry_run=True)
+    done = assign.assign(site.ledger, "T2", who=WHO)
+    assert [target.id for target in done.targets] == [target.id for target in planned.targets]
+    assert len(done.targets) == 2
+    assert len(site.archive_all("T2")) == 2
+    assert sorted(one.tape_name for one in site.backups()) == ["T1", "T1", "T2", "T2"]
+
+
+def test_a_target_that_no_tape_has_can_be_forgotten_and_no_other(site: TapeSite) -> None:
+    site.make_tape("T1")
+    kept, gone, odd = site.make_target("a"), site.data / "gone", site.make_target("with\nline")
+    site.import_all(kept)
+    site.assign()
+    site.archive()
+    site.import_all(odd)
+    with pytest.raises(Fault, match=r"data/gone: is not there\. Next: check the path"):
+        site.import_all(gone)
+    names = [escape(os.fsencode(path)) for path in (kept, gone, odd)]
+    assert report.unscanned(site.ledger) == [names[1]]
+    with pytest.raises(Fault, match="a: is on the record of tape T1: that is never forgotten"):
+        targets.forget_targets(site.ledger, [names[1], names[0]], who=WHO)
+    assert report.unscanned(site.ledger) == [names[1]]  # all or nothing
+    assert targets.forget_targets(site.ledger, names[1:], who=WHO) == 2
+    assert report.unscanned(site.ledger) == []
+    assert [one.targets for one in report.unassigned(site.ledger).values()] == [0]
+    with pytest.raises(Fault, match="is no target"):
+        targets.forget_targets(site.ledger, names[1:], who=WHO)
+    site.import_all(odd)  # and it may come back

@@ -165,8 +165,8 @@ def test_the_end_of_a_tape_and_an_unscanned_target_are_unfinished(site: TapeSite
         connection.execute(sa.update(tables.target).values(scanned_at=None).where(tables.target.c.name.endswith("/a")))
     found = {one.next_command: one.is_stuck for one in unfinished.list_unfinished(site.ledger)}
     assert found == {
-        "custody tape open_tape NAME; custody tape reassign": True,
-        f"custody tape import --target {site.data / 'a'}": True,
+        "custody tape open_tape NAME; custody tape assign": True,
+        f"custody tape import --target {site.data / 'a'}, or custody tape forget {site.data / 'a'}": True,
         "custody tape close_tape T1": False,
     }
     cartridges.make_cartridge(site.image("T2"))

@@ -202,7 +202,9 @@ class Scan:
         if status < 0 or status > 128:
             return Fault(FaultKind.TRANSIENT, self._subject, f"the scan was ended by signal {abs(status) & 127}")
         if not self._any:
-            return Fault(FaultKind.CONFIG, self._subject, complaint, next_command="check the path of the target")
+            first = complaint.partition("\n")[0]
+            reason = "is not there" if "No such file" in first else first
+            return Fault(FaultKind.CONFIG, self._subject, reason, next_command="check the path of the target")
         if self.problems:
             return self._problem_fault(complaint)
         return Fault(FaultKind.DATA, self._subject, complaint, next_command="mend or exclude it, then scan again")
