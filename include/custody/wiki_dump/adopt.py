@@ -31,7 +31,7 @@ from custody.wiki_dump.layout import Places, parse_name
 from custody.wiki_dump.making import reading_tools
 from custody.wiki_dump.runs import ROOM, FileState, Options
 from custody.wiki_dump.settings import Settings
-from custody.wiki_dump.status import SUMS, JobState, RunState, read_runinfo
+from custody.wiki_dump.status import SUMS, JobState, RunState, lost_texts, read_runinfo
 
 _CONTENT = (".gz", ".bz2", ".7z")
 _LINE = re.compile(r"([0-9a-f]{32,64})  (\S.*)")
@@ -258,7 +258,7 @@ def _put(
     for job in sorted(lacking & set(jobs)):
         runs.set_job(connection, run_id, job, states[job], note="its files are not what their lists say")
     for job in (job for job in jobs if lost.get(job) and states[job] is JobState.DONE):
-        note = f"{lost[job]} texts could not be had; they are empty here"
+        note = f"{lost_texts(lost[job])} could not be had and {'is' if lost[job] == 1 else 'are'} empty here"
         runs.set_job(connection, run_id, job, JobState.DONE, lost=lost[job], note=note)
     is_whole = all(state in {JobState.DONE, JobState.SKIPPED} for state in states.values())
     state = RunState.PARTIAL if JobState.DONE in states.values() else RunState.ABORTED

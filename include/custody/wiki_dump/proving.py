@@ -17,7 +17,7 @@ from custody.wiki_dump.bz2.verify import Verified, verify
 from custody.wiki_dump.layout import INPROG, write_public
 from custody.wiki_dump.making import directory_of, inprog_of, reading_tools
 from custody.wiki_dump.runs import FileRow, FileState
-from custody.wiki_dump.status import SUMS, JobState
+from custody.wiki_dump.status import SUMS, JobState, lost_texts
 from custody.wiki_dump.work import Work
 
 _COUNTED = {"pages": "pages", "revisions": "revisions", "log_items": "log_items"}
@@ -57,7 +57,7 @@ def prove_job(work: Work, job: str) -> int:
         if file.name in verified:
             _publish(work, file, verified[file.name])
     lost = sum(int(file.counts.get("lost", 0)) for file in files)
-    note = f"{lost} texts could not be had; they are empty here" if lost else ""
+    note = f"{lost_texts(lost)} could not be had and {'is' if lost == 1 else 'are'} empty here" if lost else ""
     with work.transaction() as connection:
         row = next(row for row in runs.jobs_of(connection, work.run.id) if row.name == job)
         if row.lost and not lost:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import smtplib
 from dataclasses import dataclass
 from datetime import datetime
@@ -16,7 +17,8 @@ from custody.ledger.tables import event
 from custody.ledger.tables import lease as lease_table
 from custody.wiki_dump import runs, tables
 from custody.wiki_dump.runs import ROOM, JobRow, Run
-from custody.wiki_dump.status import JobState, RunState, summary
+from custody.wiki_dump.status import JobState, RunState, lost_texts, summary
+from custody.wiki_dump.steps import jobs_by_record
 
 SMTP_TIMEOUT_S = 30
 
@@ -40,6 +42,7 @@ class RunLine:
     changed_at: datetime
     progress: dict[str, Any]
     private_dir: str = ""
+    to_make_again: tuple[str, ...] = ()
 
 
 def list_runs(
@@ -53,10 +56,10 @@ def list_runs(
         .subquery()
     )
     is_newest = sa.and_(tables.run.c.place_key == newest.c.place_key, tables.run.c.date == newest.c.date)
-    query = sa.select(tables.run.c.id, tables.run.c.fault).join(newest, is_newest)
+    query = sa.select(tables.run.c.id).join(newest, is_newest)
     with ledger.read() as connection:
-        found = [(row.id, row.fault) for row in connection.execute(query.order_by(tables.run.c.changed_at.desc()))]
-    lines = [line_of(ledger, runs.load(ledger, run_id), fault) for run_id, fault in found[: limit * 4]]
+        found = list(connection.scalars(query.order_by(tables.run.c.changed_at.desc())))
+    lines = [line_of(ledger, runs.load(ledger, run_id)) for run_id in found[: limit * 4]]
     return [line for line in lines if not stuck_only or is_stuck(line)][:limit]
 
 
@@ -70,20 +73,32 @@ def why_stopped(line: RunLine) -> str:
     if line.fault:
         return line.fault
     if line.lost:
-        return f"{line.lost} texts could not be had: they are named in {line.private_dir}/exceptions-*.txt"
+        return f"{lost_texts(line.lost)} could not be had, see {line.private_dir}/exceptions-*.txt"
     return line.words
 
 
 def with_next_command(line: RunLine) -> str:
     """The same, with the command that takes it up again where the fault names none."""
     why = why_stopped(line)
-    return why if ". Next: " in why else f"{why}. Next: custody wiki dump {line.config} --wiki {line.wiki}"
+    if ". Next: " in why:
+        return why
+    words = " ".join(f"--{key} {shlex.quote(value)}" for key, value in way_on(line).items() if key != "config")
+    return f"{why}. Next: custody wiki dump {line.config} {words}"
 
 
-def line_of(ledger: Ledger, run: Run, fault_kind: str | None = None) -> RunLine:
+def way_on(line: RunLine) -> dict[str, str]:
+    """What to ask of the run that takes it up again: of one that only lacks texts, the jobs that lack them."""
+    asked = {"config": line.config, "wiki": line.wiki}
+    if line.to_make_again and not line.failed and not line.fault:
+        asked |= {"date": line.date, "job": ",".join(line.to_make_again)}
+    return asked
+
+
+def line_of(ledger: Ledger, run: Run) -> RunLine:
     """One run for a list."""
     with ledger.read() as connection:
         jobs = runs.jobs_of(connection, run.id)
+        fault_kind = connection.scalar(sa.select(tables.run.c.fault).where(tables.run.c.id == run.id))
         progress = connection.scalar(sa.select(lease_table.c.progress).where(lease_table.c.name == run.lease_name))
     failed = tuple(job.name for job in jobs if job.state is JobState.FAILED)
     return RunLine(
@@ -96,13 +111,24 @@ def line_of(ledger: Ledger, run: Run, fault_kind: str | None = None) -> RunLine:
         sum(job.state is JobState.DONE for job in jobs),
         sum(job.state is not JobState.SKIPPED for job in jobs),
         failed,
-        sum(job.lost for job in jobs),
+        max((job.lost for job in jobs), default=0),  # a text that the history lacks, current pages may lack too
         run.fault,
         fault_kind,
         run.changed_at,
         dict(progress or {}) if not run.state.is_over else {},
         str(run.places.private_run(run.date)),
+        _to_make_again(run, jobs),
     )
+
+
+def _to_make_again(run: Run, jobs: list[JobRow]) -> tuple[str, ...]:
+    """The jobs that lack texts, and those whose files are made of theirs."""
+    found = [job.name for job in jobs if job.lost]
+    for job in jobs_by_record(run):
+        if job.needs in found and job.name not in found:
+            found.append(job.name)
+    on_record = [job.name for job in jobs if job.state is JobState.DONE]
+    return tuple(name for name in on_record if name in found)
 
 
 def _as_line(job: JobRow) -> Any:

@@ -142,6 +142,11 @@ def summary(state: RunState, jobs: Sequence[JobLine]) -> str:
     return words[state] + tail
 
 
+def lost_texts(count: int) -> str:
+    """``1 text``, ``2 texts``."""
+    return f"{count} text{'' if count == 1 else 's'}"
+
+
 def status_line(
     wiki: str, date: str, state: RunState, jobs: Sequence[JobLine], at: datetime, *, labels: str = "", link: str | None
 ) -> str:
@@ -212,7 +217,7 @@ body{font:16px/1.5 sans-serif;margin:2em auto;max-width:60em;padding:0 1em;color
 li{margin:.2em 0}.updates{color:#54595d;font-variant-numeric:tabular-nums}.done .status{color:#14866d}
 .in-progress .status,span.in-progress{color:#36c;font-weight:600}
 .failed .status,span.failed,.partial-dump{color:#b32424;font-weight:600}
-.waiting,.skipped{color:#54595d}.notice{border-left:4px solid #ac6600;padding:.3em 1em}
+.waiting,.skipped,.missing{color:#54595d}.notice{border-left:4px solid #ac6600;padding:.3em 1em}
 @media(prefers-color-scheme:dark){body{background:#101418;color:#eaecf0}a{color:#88a3e8}}
 """
 

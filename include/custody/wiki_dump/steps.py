@@ -85,10 +85,10 @@ def jobs_to_do(work: Work, *stages: Stage) -> list[Job]:
             for row in runs.jobs_of(connection, work.run.id)
             if row.name in wanted and row.state not in {JobState.DONE, JobState.SKIPPED}
         }
-    return [job for job in _jobs_by_record(work.run) if job.name in waiting and job.stage in stages]
+    return [job for job in jobs_by_record(work.run) if job.name in waiting and job.stage in stages]
 
 
-def _jobs_by_record(run: Run) -> list[Job]:
+def jobs_by_record(run: Run) -> list[Job]:
     from custody.wiki_dump.jobs import PRIVATE_TABLES, PUBLIC_TABLES
 
     return all_jobs(run.wiki, run.settings, run.farm, [*PUBLIC_TABLES, *PRIVATE_TABLES])

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from custody.faults import Fault, FaultKind
-from custody.wiki_dump.bz2.bits import BLOCK_MAGIC, END_MAGIC, Buffer, Mark, bits_at, fold, marks
+from custody.wiki_dump.bz2.bits import BLOCK_MAGIC, END_MAGIC, Buffer, Mark, bits_at, fold, marks, single_stream
 
 _LARGEST_BLOCK_BYTES = 920_000  # a block of 900,000 bytes that does not compress, and its tables
 
@@ -88,6 +88,10 @@ class Block:
 
 def list_blocks(data: Buffer, path: Path) -> list[Block]:
     """All blocks, of all streams. Faults: DATA where the file is cut."""
+    if single := single_stream(data):
+        marked, end = single
+        ends = [*(mark.bit for mark in marked[1:]), end.bit]
+        return [Block(mark.bit, stop, mark.crc) for mark, stop in zip(marked, ends, strict=True)]
     found: list[Block] = []
     start: Mark | None = None
     for mark in marks(data):
