@@ -87,14 +87,15 @@ def test_nothing_matched_is_a_skip_and_no_success(airflow_db: None, site: Site) 
 def test_what_cannot_be_is_refused_by_the_first_task(
     airflow_db: None, site: Site, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    for conf, said in (
-        ({"job": "FileListJob", "regex": ".*"}, "--conf key 'regex': is not known"),
-        ({"job": "NoSuchJob"}, "none of the library"),
+    for conf, first, said in (
+        ({"job": "FileListJob", "regex": ".*"}, "choose", "--conf key 'regex': is not known"),
+        ({"job": "NoSuchJob"}, "resolve_job", "none of the library"),
     ):
         state, tasks = run(conf)
-        assert state == "failed"
-        assert "failed" in tasks["choose"] | tasks["resolve_job"]
-        assert said in capfd.readouterr().out
+        assert (state, tasks[first], tasks["report"]) == ("failed", {"failed"}, {"failed"})
+        told = capfd.readouterr().out
+        assert said in told
+        assert f"nothing was done: {first} failed; see the log of {first}" in told
 
 
 def test_files_are_uploaded_and_a_missing_one_is_brought_back(airflow_db: None, site: Site, tmp_path: Path) -> None:

@@ -112,8 +112,8 @@ def test_every_crash_point_of_a_correction(empty: Path) -> None:
     def run(prepared: Prepared) -> None:
         replica = prepared.site.archive.config.replica("TWO")
         missing = preserve.find_missing(prepared.site.archive, replica, who="test").missing
-        if missing:  # a death after the attic: it is mended as missing
-            assert mend.upload_missing(prepared.site.archive, replica, missing, who="test") == {NAME: ""}
+        if NAME in missing:  # a death after the attic: it is mended as missing
+            assert mend.upload_missing(prepared.site.archive, replica, [NAME], who="test") == {NAME: ""}
         found = preserve.find_changed(prepared.site.archive, replica, who="test")
         if found.statuses[NAME] is ChecksumStatus.CORRUPT:
             mend.correct(prepared.site.archive, replica, NAME, prepared.wrong_md5, approved_by="Ada", who="test")

@@ -17,10 +17,12 @@ from custody.bitarchive.archive import Archive
 from custody.bitarchive.catalogue import Held
 from custody.bitarchive.checksum_replica import ChecksumReplica
 from custody.bitarchive.config import Replica, ReplicaType
+from custody.bitarchive.nodes import ArchiveNode
 from custody.bitarchive.states import ChecksumStatus, FilelistStatus, UploadState
 from custody.bitarchive.tables import archive_file, replica_file
 from custody.bitarchive.votes import record_vote, status_of, write
 from custody.digests import Fixity
+from custody.faults import Fault
 from custody.ledger.store import now
 
 
@@ -97,7 +99,7 @@ def find_changed(archive: Archive, replica: Replica, *, who: str, names: Iterabl
     """
     wanted = None if names is None else set(names)
     expected = {name: held for name, held in _expected(archive, replica).items() if wanted is None or name in wanted}
-    read = _checksums(archive, replica)
+    read = _Read(archive, replica)
     statuses: dict[str, ChecksumStatus] = {}
     wrong: dict[str, str] = {}
     missing = []
@@ -122,27 +124,32 @@ def find_changed(archive: Archive, replica: Replica, *, who: str, names: Iterabl
     return Changed(replica.id, statuses, wrong, tuple(missing))
 
 
-def _checksums(archive: Archive, replica: Replica) -> _Read:
-    return _Read(archive, replica)
-
-
 class _Read:
-    """What a replica says a file is now; None where it has none."""
+    """What a replica says a file is now; None where it has none. Its files are listed once: all nodes, or a fault."""
 
     def __init__(self, archive: Archive, replica: Replica) -> None:
-        self._archive = archive
-        self._replica = replica
         self._md5: dict[str, str] | None = None
+        self._listed: dict[str, tuple[ArchiveNode, frozenset[str]]] = {}
         if replica.type is ReplicaType.CHECKSUM:
             self._md5 = ChecksumReplica.of(replica).read().md5
+            return
+        for node in archive.nodes(replica):
+            self._listed[node.name] = node, frozenset(node.list_files().sizes)
 
     def __call__(self, held: Held) -> Fixity | None:
         if self._md5 is not None:
             md5 = self._md5.get(held.name)
             return None if md5 is None else Fixity(held.fixity.size_bytes, {"md5": md5})
-        nodes = [self._archive.node(self._replica, held.node)] if held.node else self._archive.nodes(self._replica)
-        node = next((node for node in nodes if node.size_of(held.name) is not None), None)
-        return node.digest(held.name) if node else None
+        candidates = [self._listed[held.node]] if held.node in self._listed else self._listed.values()
+        node = next((node for node, names in candidates if held.name in names), None)
+        if node is None:
+            return None
+        try:
+            return node.digest(held.name)
+        except Fault:
+            if node.size_of(held.name) is None:  # taken away since it was listed
+                return None
+            raise
 
 
 def _expected(archive: Archive, replica: Replica) -> dict[str, Held]:

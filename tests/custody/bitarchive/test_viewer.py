@@ -25,13 +25,14 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from starlette.testclient import TestClient
 
 from bitarchive_samples import PAGES, arc_record, http, sample, version_block, write_sample
-from bitarchive_site import FILES, Site
+from bitarchive_site import FILES, Site, make_site
 from custody.bitarchive import catalogue
 from custody.bitarchive.viewer import COMMAND_HOSTS, server
 from custody.bitarchive.viewer.app import make_app
 from custody.bitarchive.viewer.authority import Authority
 from custody.bitarchive.viewer.commands import Commands
 from custody.faults import Fault
+from empty_ledger import new_ledger
 
 HOST = sorted(COMMAND_HOSTS)[0]
 RETURN = {"returnURL": "http://qa.example/page?x=1"}
@@ -213,9 +214,11 @@ class Viewer:
         return f"http://127.0.0.1:{self.port}"
 
 
-@pytest.fixture
-def viewer(site: Site, pywb: Path, tmp_path: Path) -> Iterator[Viewer]:
-    """The viewer as people start it: one command."""
+@pytest.fixture(scope="module")
+def viewer(pywb: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Viewer]:
+    """The viewer as people start it: one command. Started once: every user of it has a state of their own."""
+    tmp_path = tmp_path_factory.mktemp("viewer")
+    site = make_site(tmp_path / "archive", new_ledger(f"sqlite:///{tmp_path}/ledger.sqlite"))
     made = Viewer(free_port(), free_port())
     config = tmp_path / "config" / "bitarchive" / "news.yml"
     config.parent.mkdir(parents=True)

@@ -159,12 +159,15 @@ def test_get_file_and_record_give_every_byte(site: Site, tmp_path: Path) -> None
 def test_checks_find_and_mend(site: Site) -> None:
     path = new_file(site)
     custody("upload", "news", str(path))
-    custody("check", "changed", "news")
+    assert custody("check", "missing", "news").exit_code == 2  # what was adopted is in one replica only
+    for name in ("TWO", "THREE"):
+        assert custody("check", "upload-missing", "news", name).exit_code == 0
+    assert custody("check", "changed", "news").exit_code == 0
     far = site.root / "far" / "filedir" / path.name
     content = far.read_bytes()
     far.unlink()
     result = custody("check", "missing", "news", "TWO")
-    assert (result.exit_code, result.stdout) == (2, f"replica TWO: 0 files, 1 missing, 0 extra\nmissing: {path.name}\n")
+    assert (result.exit_code, result.stdout) == (2, f"replica TWO: 4 files, 1 missing, 0 extra\nmissing: {path.name}\n")
     assert custody("check", "upload-missing", "news", "TWO").exit_code == 0
     assert custody("check", "missing", "news", "TWO").exit_code == 0
     far.write_bytes(b"x" * len(content))

@@ -81,7 +81,9 @@ def judge(ended: Ended, name: str, is_program: bool, isolation: str) -> Outcome:
     if state is FileState.DAMAGED and not result.exceptions:
         damage = result.damages[0]
         error_class, offset = "Damaged", damage["offset_bytes"]
-        message = f"{len(result.damages)} damages; the first at offset {offset}: {damage.get('reason')}"
+        count = len(result.damages)
+        places = "damaged" if count == 1 else f"{count} damages; the first"
+        message = f"{places} at offset {offset}: {damage.get('reason')}"
     elif state is FileState.FAILED and not result.exceptions:
         error_class, message = "False", f"{name}: the job said that it failed"
     keeps = state.has_output
