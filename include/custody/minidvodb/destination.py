@@ -78,6 +78,7 @@ class Settings(BaseModel):
     max_attempts: int = Field(8, ge=1, description="after so many failures a copy waits for a person")
     digest: Literal["xxh128", "sha256"] = Field("xxh128", description="of every file, on both sides")
     mover: Literal["rsync", "stream"] | None = Field(None, description="instead of the one that is chosen")
+    streams: int = Field(1, ge=1, le=16, description="connections at the same time for one large database")
     ciphers: str | None = Field(
         "aes128-gcm@openssh.com,aes256-gcm@openssh.com,chacha20-poly1305@openssh.com,aes128-ctr",
         pattern="^[A-Za-z0-9@.,-]+$",

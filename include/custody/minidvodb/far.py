@@ -26,6 +26,7 @@ from custody.minidvodb.ssh import SharedSshHost
 
 COMMAND_TIMEOUT_S = 120.0
 READ_FLOOR_BYTES_S = 5e6
+TOOLS = ("rsync", "tar", "xxh128")
 _CUT_SHORT = frozenset({11, 12})  # rsync: error in file IO, error in the protocol stream
 
 
@@ -58,7 +59,7 @@ class Space:
 
 @dataclass(frozen=True)
 class Look:
-    """What was found over there.
+    """What was found over there. ``tools``: of rsync, tar and xxh128 those that are there; only a probe looks for them.
 
     ``target``: none, directory, link or other; ``inode`` tells which directory it is, as device:inode. ``staged`` is
     what lies in the staging directory.
@@ -124,6 +125,10 @@ class Far:
         check_path(path)
         check_name(name)
 
+    def over(self, host: Host) -> Far:
+        """The same by another connection."""
+        return Far(host, str(self.path), self.name, self.number, place=self.place)
+
     @property
     def where(self) -> str:
         """The final name, for people."""
@@ -160,7 +165,7 @@ class Far:
             if facts["staging"] == "link":
                 raise CopyFault(FaultCode.CONFIG, f"{self.place}:{self.staging}", "is a symbolic link")
             filesystem = facts["filesystem"] if facts["filesystem"].strip("0") else facts.get("source", "")
-            tools = frozenset(name for name in ("rsync", "tar", "xxh128") if name in facts)
+            tools = frozenset(name for name in TOOLS if name in facts)
             return Look(
                 facts["machine"], filesystem, space, tools, facts["target"], facts.get("inode", ""), parse_list(listing)
             )
@@ -335,7 +340,7 @@ class Far:
             return CopyFault(
                 FaultCode.CONFIG,
                 subject,
-                f"{INCOMING} or {PRIVATE} there is a symbolic link or somebody else's",
+                f"{INCOMING} or {PRIVATE} there is a symbolic link, somebody else's or on another disk",
                 next_command=f"look at it and remove it, then {revert}",
                 exit_status=status,
                 stderr_tail=text,

@@ -17,15 +17,18 @@ C_LOCALE = "export LC_ALL=C\n"
 # A process group that lives keeps its number from being used again, even when its leader is gone.
 END_WRITER = """
 end_writer() {
-  read -r group start <"$1" 2>/dev/null || return 0
+  [ -r "$1" ] || return 0
+  while read -r group start; do end_group "$group" "$start"; done <"$1"
+}
+end_group() {
   case $group in ''|0|1|*[!0-9]*) return 0 ;; esac
   if [ -e "/proc/$group/stat" ]; then
     read -r line <"/proc/$group/stat" 2>/dev/null || line=
-    set -- "$1" ${line##*)}
+    set -- end ${line##*)}
     [ "${21:-}" = "$start" ] || return 0
   fi
   read -r line <"/proc/$$/stat"
-  set -- "$1" ${line##*)}
+  set -- end ${line##*)}
   [ "$4" != "$group" ] || return 0  # the shell that this runs in wrote before
   for try in 1 2 3 4 5 6 7 8 9 10; do
     kill -0 "-$group" 2>/dev/null || return 0
@@ -34,7 +37,7 @@ end_writer() {
   done
   for stat in /proc/[0-9]*/stat; do
     read -r line <"$stat" 2>/dev/null || continue
-    set -- "$1" ${line##*)}
+    set -- end ${line##*)}
     if [ "$4" = "$group" ] && [ "$2" != Z ]; then
       echo "custody: the process group $group still writes" >&2
       exit 1
@@ -49,6 +52,12 @@ for name in {INCOMING} {PRIVATE}; do
   [ -d "$name" ] || mkdir -p -- "$name" || exit 1
   if [ -h "$name" ] || [ ! -O "$name" ]; then echo "custody: $name is a link or is not ours" >&2; exit {FOREIGN}; fi
 done
+disks=$(stat --printf='%d ' -- . {INCOMING} {PRIVATE})
+disk=${{disks%% *}}
+if [ "$disks" != "$disk $disk $disk " ]; then
+  echo "custody: {INCOMING} or {PRIVATE} is on another disk" >&2
+  exit {FOREIGN}
+fi
 : >"{INCOMING}/.$3.probe" || exit 1
 rm -f -- "{INCOMING}/.$3.probe"
 """
@@ -63,13 +72,16 @@ facts=$(stat -f -c '%i %S %b %f %a %c %d' .)
 echo "filesystem=${{facts%% *}}"
 echo "space=${{facts#* }}"
 case ${{facts%% *}} in *[1-9a-f]*) ;; *) echo "source=$(df -P . 2>/dev/null | tail -n 1 | cut -d' ' -f1)" ;; esac
-for tool in rsync tar; do command -v "$tool" >/dev/null && echo "$tool=yes"; done
-case $(rsync --version 2>/dev/null) in *xxh128*) echo xxh128=yes ;; esac
 if [ -h "$2" ]; then echo target=link
 elif [ -d "$2" ]; then echo target=directory; echo "inode=$(stat -c %d:%i -- "./$2")"
 elif [ -e "$2" ]; then echo target=other; else echo target=none; fi
 if [ -h "{INCOMING}/$3" ]; then echo staging=link
 elif [ -d "{INCOMING}/$3" ]; then echo staging=directory; else echo staging=none; fi
+"""
+
+TOOLS = """
+for tool in rsync tar; do command -v "$tool" >/dev/null && echo "$tool=yes"; done
+case $(rsync --version 2>/dev/null) in *xxh128*) echo xxh128=yes ;; esac
 """
 
 SEE = f"""
@@ -89,16 +101,17 @@ if [ -n "$5" ] && [ "$machine" = "$4" ]; then
 fi
 """
 
-PROBE = f"""{REFUSE_INSIDE}{ENTER}{WHERE}
+PROBE = f"""{REFUSE_INSIDE}{ENTER}{WHERE}{TOOLS}
 echo .
 if [ -d "{INCOMING}/$3" ] && [ ! -h "{INCOMING}/$3" ]; then cd -- "{INCOMING}/$3" && {LIST}; fi
 """
 
 OPEN = f"""{END_WRITER}{ENTER}
 end_writer "{INCOMING}/.$3.group" || exit 1
+[ ! -e "{INCOMING}/.$3.group" ] || rm -f -- "{INCOMING}/.$3.group"
 if [ -h "{INCOMING}/$3" ]; then echo "custody: $3 is a link" >&2; exit {FOREIGN}; fi
-mkdir -p -- "{INCOMING}/$3" || exit 1
-find "{INCOMING}/$3" -type d ! -perm -u=rwx -exec chmod u+rwx '{{}}' + || exit 1
+if [ -d "{INCOMING}/$3" ]; then find "{INCOMING}/$3" -type d ! -perm -u=rwx -exec chmod u+rwx '{{}}' + || exit 1
+else mkdir -- "{INCOMING}/$3" || exit 1; fi
 {WHERE}
 echo .
 cd -- "{INCOMING}/$3" && {LIST}
@@ -109,14 +122,14 @@ cd -P -- "$1" || exit {MISSING}
 end_writer "{INCOMING}/.$3.group"
 """
 
-# In front of whatever writes: tells which process group it is, so that it can be ended, by whom ever.
+# In front of whatever writes: adds its process group to those that write, so that they can be ended, by whom ever.
 WRITER = f"""
 cd -P -- "$1" || exit {MISSING}
 stage=$3; shift 3
 nth() {{ shift "$1"; echo "$1"; }}
 read -r line <"/proc/$$/stat"; group=$(nth 3 ${{line##*)}})
 read -r line <"/proc/$group/stat" || exit 1
-echo "$group $(nth 20 ${{line##*)}})" >"{INCOMING}/.$stage.group" || exit 1
+echo "$group $(nth 20 ${{line##*)}})" >>"{INCOMING}/.$stage.group" || exit 1
 cd -- "{INCOMING}/$stage" || exit {MISSING}
 exec "$@"
 """
@@ -128,7 +141,7 @@ exec xargs -0 -r rm -rf --
 
 SAVE = f"""
 cd -P -- "$1" || exit {MISSING}
-mkdir -p -- {PRIVATE} && cd -P -- {PRIVATE} || exit 1
+[ -d {PRIVATE} ] || mkdir -- {PRIVATE}; cd -P -- {PRIVATE} || exit 1
 cat >".$3.tmp" && sync -- ".$3.tmp" && mv -f -T -- ".$3.tmp" "$4.manifest"
 """
 

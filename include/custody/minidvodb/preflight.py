@@ -43,10 +43,11 @@ def preflight(work: Work) -> None:
     if look.target in {"link", "other"}:
         raise far.taken()
     reserve(work, entries, look)
+    movers.demand_tools(look.tools, copy.destination.settings)
     profile = movers.profile_of(entries, look.staged)
     work.values |= {
         "holder": holder.destination.name if holder else None,
-        "mover": movers.RELAY if holder else movers.choose(profile, look.tools, copy.destination.settings),
+        "mover": movers.RELAY if holder else movers.choose(profile, copy.destination.settings),
         "profile": {**profile.as_json(), CHECKED_MARK: mark_of(entries)},
         "files": profile.files,
         "bytes": profile.size_bytes,

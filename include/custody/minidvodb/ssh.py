@@ -13,6 +13,11 @@ from custody.host import Completed, SshHost, SshTarget, classify_ssh
 from custody.minidvodb.channel import Asked, Channel
 
 
+def address_of(host: SshHost) -> str:
+    """What ssh is given; the name of a machine is for people."""
+    return host.address if isinstance(host, SharedSshHost) else host.name
+
+
 class SharedSshHost(SshHost):
     """A machine over ssh whose commands go through one shell over there, until :meth:`close`.
 
@@ -25,6 +30,7 @@ class SharedSshHost(SshHost):
     def __init__(self, target: SshTarget, *, ciphers: str | None = None, name: str | None = None) -> None:
         super().__init__(target)
         self.address = target.host
+        self._ssh_target = target
         self.name = name or target.host
         self._ciphers = ciphers
         self._channel: Channel | None = None
@@ -42,6 +48,10 @@ class SharedSshHost(SshHost):
             master = ["-M", "-o", f"ControlPath={self._socket}"]  # it ends with us, whatever ends us
             self._channel = Channel([*lead, *self._own_command(), *master, self.address], self.name)
         return self._channel
+
+    def another(self) -> SharedSshHost:
+        """One more connection to the same machine."""
+        return SharedSshHost(self._ssh_target, ciphers=self._ciphers, name=self.name)
 
     def begin(self) -> None:
         """Make the connection in the background, where there is none; the first command waits for it."""

@@ -139,7 +139,7 @@ def _move(work: Work, far: Far, entries: Snapshot, look: Look, holder: Copy | No
     copy, settings = work.copy, work.copy.destination.settings
     to_send = room.missing(entries, look.staged)
     profile = movers.profile_of(entries, look.staged)
-    name = movers.RELAY if holder else movers.choose(profile, look.tools, settings)
+    name = movers.RELAY if holder else movers.choose(profile, settings)
     work.values["profile"] |= profile.as_json()
     work.values |= {"mover": name, "files": profile.files, "bytes": profile.size_bytes}
     work.held.progress |= {"bytes": profile.size_bytes, "bytes_done": profile.size_bytes - profile.bytes_to_send}
@@ -156,6 +156,7 @@ def _move(work: Work, far: Far, entries: Snapshot, look: Look, holder: Copy | No
         rate=lambda: _share(work),
         advance=work.advance,
         check=work.held.check,
+        streams=settings.streams,
     )
     return chain.send(work, holder, job) if holder else movers.mover_of(name)(job)
 

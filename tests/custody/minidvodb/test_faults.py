@@ -95,6 +95,16 @@ def test_a_closed_port_is_tried_again(rig: Rig) -> None:
     assert row["not_before"] is not None
 
 
+def test_a_staging_directory_on_another_disk_is_refused(rig: Rig) -> None:
+    """The rename that publishes would be a copy, file by file, before everybody's eyes."""
+    copy_id = rig.one()
+    with tmpfs(rig.remote / ".incoming", "size=8m"):
+        fault = fails(rig, copy_id, "preflight")
+    assert code_of(fault) is FaultCode.CONFIG
+    assert "on another disk" in str(fault)
+    assert rig.do(copy_id).state is CopyState.FULL
+
+
 def test_a_missing_directory_is_never_made_up(rig: Rig) -> None:
     copy_id = rig.one()
     rig.remote.rmdir()

@@ -31,7 +31,8 @@ from custody.minidvodb.manifest import (
     digest_file,
     take_snapshot,
 )
-from custody.minidvodb.movers.stream import header
+from custody.minidvodb.movers.stream import PART_BYTES, header, partition
+from custody.minidvodb.ssh import SharedSshHost
 from custody.minidvodb.step import Work
 from custody_demo.minidvodb_sample import BROKEN, T0, T2, Shape, make
 from minidvodb_rig import Rig, tree_of, visible
@@ -50,12 +51,14 @@ def test_what_was_cut_goes_by_rsync_and_all_else_by_stream(local_rig: Rig) -> No
     cases = ((big, {}, "stream"), (small, {}, "stream"), (big, {b"1": whole}, "stream"), (big, {b"1": half}, "rsync"))
     for entries, staged, wanted in (*cases, (big, {b"1": little}, "stream")):
         profile = movers.profile_of(entries, staged)
-        assert movers.choose(profile, TOOLS, Settings()) == wanted
-        assert movers.choose(profile, TOOLS - {"tar"}, Settings()) == "rsync"
-        assert movers.choose(profile, TOOLS, Settings(mover="stream")) == "stream"
-    for tools in (frozenset({"tar"}), frozenset({"rsync", "tar"})):
-        with pytest.raises(CopyFault, match="has"):
-            movers.choose(movers.profile_of(big, {}), tools, Settings())
+        assert movers.choose(profile, Settings()) == wanted
+        assert movers.choose(profile, Settings(mover="stream")) == "stream"
+    movers.demand_tools(TOOLS, Settings())
+    movers.demand_tools(TOOLS - {"xxh128"}, Settings(digest="sha256"))
+    for tools in ({"tar"}, {"rsync", "xxh128"}, {"rsync", "tar"}):
+        with pytest.raises(CopyFault, match="has") as raised:
+            movers.demand_tools(frozenset(tools), Settings())
+        assert raised.value.code is FaultCode.CONFIG
     copy_id = local_rig.one()
     copy = local_rig.do(copy_id)
     assert copy.row["mover"] == "stream"
@@ -93,6 +96,55 @@ def test_what_was_cut_off_is_taken_up_inside_the_file(rig: Rig, mover: str) -> N
     assert tree_of(rig.remote / source.name) == tree_of(source)
     assert copy.row["mover"] == "rsync"
     assert 0 < copy.row["sent_bytes"] < 0.45 * size
+
+
+def test_a_large_database_is_divided_evenly_and_a_small_one_not() -> None:
+    tree = [Entry("d", b".", 0o755, 0, 0), Entry("d", b"n", 0o555, 0, 0), Entry("l", b"n/link", 0, 0, 0, b"9")]
+    files = [entry(b"n/%d" % n, (1 + n % 3) * PART_BYTES) for n in range(12)]
+    parts = partition([*tree, *files], 3)
+    assert sorted(one.path for part in parts for one in part if one.kind == FILE) == sorted(one.path for one in files)
+    sizes = [sum(one.size_bytes for one in part) for part in parts]
+    assert max(sizes) - min(sizes) <= PART_BYTES
+    assert [[one.path for one in part if one.kind != FILE] for part in parts][1:] == [[b".", b"n"]] * 2
+    assert parts[0][:3] == tree
+    for few in (files[:1], [entry(b"%d" % n, 1000) for n in range(1000)], []):
+        assert len(partition([*tree, *few], 3)) == 1
+    assert len(partition([*tree, *files], 1)) == 1
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_parts_of_a_database_go_side_by_side(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch, fails: bool, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """In a directory that may not be written to, once it is there."""
+    monkeypatch.setattr("custody.minidvodb.movers.stream.PART_BYTES", 200_000)
+    source = rig.make(shape=Shape(regions=30, detections=300))
+    (source / "n0000").chmod(0o555)
+    rig.host(streams=3)
+    (copy_id,) = rig.queue()
+    lines: list[object] = []
+    another = SharedSshHost.another
+
+    def counted(host: SharedSshHost) -> SharedSshHost:
+        lines.append(another(host))
+        if fails and len(lines) == 2:
+            monkeypatch.setattr(lines[-1], "address", "127.0.0.1.invalid")
+        return lines[-1]  # type: ignore[return-value]
+
+    monkeypatch.setattr(SharedSshHost, "another", counted)
+    rig.do(copy_id, "preflight")
+    if fails:
+        with pytest.raises(Fault) as raised:
+            rig.do(copy_id, "transfer")
+        assert "another of its streams" not in str(raised.value)
+        assert visible(rig.remote) == []
+        monkeypatch.setattr(SharedSshHost, "another", another)
+    copy = rig.do(copy_id)
+    assert copy.state == "full"
+    assert tree_of(rig.remote / source.name) == tree_of(source)
+    if not fails:
+        assert len(lines) == 2
+        assert copy.row["bytes"] < copy.row["sent_bytes"]
 
 
 def test_what_arrived_is_not_sent_again(local_rig: Rig) -> None:

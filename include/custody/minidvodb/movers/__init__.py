@@ -72,16 +72,17 @@ def _cut(entry: Entry, there: Entry | None) -> int:
     return min(there.size_bytes, entry.size_bytes)
 
 
-def choose(profile: Profile, tools: frozenset[str], settings: Settings) -> str:
-    """Name the mover. Faults: CONFIG where the machine over there has none of the programs."""
-    wanted = settings.mover or (RSYNC if profile.cut_bytes else STREAM)
-    if wanted == STREAM and "tar" not in tools and not settings.mover:
-        wanted = RSYNC
-    if "rsync" not in tools or (wanted == STREAM and "tar" not in tools):
-        missing = "rsync" if "rsync" not in tools else "tar"
-        raise CopyFault(
-            FaultCode.CONFIG, "the machine over there", f"has no {missing}", next_command=f"install {missing}"
-        )
+def choose(profile: Profile, settings: Settings) -> str:
+    """Name the mover."""
+    return settings.mover or (RSYNC if profile.cut_bytes else STREAM)
+
+
+def demand_tools(tools: frozenset[str], settings: Settings) -> None:
+    """Whether the machine over there has what a copy takes. Faults: CONFIG."""
+    for name in ("rsync", "tar"):
+        if name not in tools:
+            reason = f"has no {name}"
+            raise CopyFault(FaultCode.CONFIG, "the machine over there", reason, next_command=f"install {name}")
     if settings.digest == "xxh128" and "xxh128" not in tools:
         raise CopyFault(
             FaultCode.CONFIG,
@@ -89,7 +90,6 @@ def choose(profile: Profile, tools: frozenset[str], settings: Settings) -> str:
             "has an rsync without xxh128",
             next_command="install rsync 3.2 or newer, or set digest: sha256",
         )
-    return wanted
 
 
 @dataclass
@@ -102,6 +102,7 @@ class Job:
     :param rate: asked again and again: bytes a second that may be sent now, None: as many as go.
     :param advance: told of every number of bytes done.
     :param check: raises where it must not go on.
+    :param streams: at most so many at the same time, where there is enough to send.
     """
 
     root: Path
@@ -113,6 +114,7 @@ class Job:
     rate: Callable[[], int | None] = lambda: None
     advance: Callable[[int], None] = lambda count: None
     check: Callable[[], None] = lambda: None
+    streams: int = 1
     moved_at: float = field(default_factory=time.monotonic)
 
     def moved(self, count: int) -> None:

@@ -7,14 +7,14 @@ import threading
 from collections.abc import Iterator, Sequence
 from typing import IO
 
-from custody.host import classify_ssh
+from custody.host import SshHost, classify_ssh
 from custody.minidvodb.codes import CopyFault, FaultCode, classify_saying, from_ssh
 from custody.minidvodb.far import Far
 from custody.minidvodb.far_answers import unescape
 from custody.minidvodb.manifest import FILE, Entry, chunks
 from custody.minidvodb.movers import Job, Sent
 from custody.minidvodb.movers.process import Program, running
-from custody.minidvodb.ssh import SharedSshHost
+from custody.minidvodb.ssh import address_of
 
 _LITERAL = re.compile(rb"^Literal data: ([0-9]+)")
 _TOLD = re.compile(rb"=([0-9a-f]{32}) (.+)")
@@ -77,9 +77,10 @@ def _send(job: Job, entries: Sequence[Entry], rate: int | None) -> tuple[int, di
 def _target(far: Far) -> list[str]:
     """The arguments that name the other side; the last is the target."""
     host = far.host
-    if not isinstance(host, SharedSshHost):
+    if not isinstance(host, SshHost):
         return [f"{far.staging}/"]
-    name = f"[{host.address}]" if ":" in host.address else host.address
+    address = address_of(host)
+    name = f"[{address}]" if ":" in address else address
     return ["--rsh", remote_shell(host.ssh_command()), "--rsync-path", far.writer_line(["rsync"]), f"{name}:./"]
 
 

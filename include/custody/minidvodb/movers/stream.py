@@ -6,25 +6,29 @@ import os
 import shlex
 import subprocess
 import tempfile
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from fcntl import F_SETPIPE_SZ, fcntl
 from functools import lru_cache
 
 from custody.digests import Hasher
-from custody.faults import Fault
-from custody.host import Host, end_group
+from custody.faults import Fault, FaultKind
+from custody.host import Host, SshHost, end_group
 from custody.minidvodb.codes import CopyFault, FaultCode, classify_saying, from_ssh
 from custody.minidvodb.manifest import DIRECTORY, FILE, Entry, chunks, demand_same, join
 from custody.minidvodb.movers import Job, Sent
 from custody.minidvodb.movers.process import Watch, running
-from custody.minidvodb.ssh import SharedSshHost
+from custody.minidvodb.ssh import SharedSshHost, address_of
 
 _BLOCK = 512
 _BUFFER_BYTES = 1 << 20
 _RECORD_BYTES = 1 << 16
 _PIPE_BYTES = 1 << 20
+PART_BYTES = 64 << 20
+"""What is less does not pay for a connection of its own."""
 _LARGEST_OCTAL = 8**11 - 1
 _ZEROS = bytes(_BLOCK)
 _UNTAR = ["tar", "--extract", "--file=-", "--preserve-permissions", "--no-same-owner", "--delay-directory-restore"]
@@ -33,10 +37,81 @@ _UNTAR += [f"--record-size={_RECORD_BYTES}", "--read-full-records", "--no-selinu
 
 def send(job: Job) -> Sent:
     """See :class:`Mover`."""
+    parts = partition(job.entries, job.streams) if isinstance(job.far.host, SharedSshHost) else []
+    return _send_parts(job, job.far.host, parts) if len(parts) > 1 else _send(job)
+
+
+def _send(job: Job, *, is_part: bool = False) -> Sent:
     with unpacking(job) as descriptor:
         packer = _Packer(job, descriptor)
-        packer.pack()
+        packer.pack(is_part=is_part)
     return Sent(packer.sent_bytes, packer.digests)
+
+
+def partition(entries: Sequence[Entry], most: int) -> list[list[Entry]]:
+    """Divide entries into parts of about the same size, each worth a connection; each has all directories.
+
+    One part where it does not pay. Links are in the first.
+    """
+    files = sorted((entry for entry in entries if entry.kind == FILE), key=lambda entry: -entry.size_bytes)
+    count = min(most, len(files), sum(entry.size_bytes for entry in files) // PART_BYTES)
+    if count < 2:
+        return [list(entries)]
+    sizes = [0] * count
+    part_of: dict[bytes, int] = {}
+    for entry in files:
+        smallest = sizes.index(min(sizes))
+        sizes[smallest] += entry.size_bytes + _BLOCK
+        part_of[entry.path] = smallest
+    everywhere = {entry.path for entry in entries if entry.kind == DIRECTORY}
+    return [
+        [entry for entry in entries if entry.path in everywhere or part_of.get(entry.path, 0) == number]
+        for number in range(count)
+    ]
+
+
+def _send_parts(job: Job, host: Host, parts: Sequence[Sequence[Entry]]) -> Sent:
+    """Send parts side by side, each over a connection of its own; permissions of directories when all are through."""
+    assert isinstance(host, SharedSshHost)
+    others: list[Sent] = []
+    faults: list[BaseException] = []
+    stop = threading.Event()
+
+    def check() -> None:
+        job.check()
+        if stop.is_set():
+            raise Fault(FaultKind.CANCELLED, job.far.where, "another of its streams has failed")
+
+    def rate() -> int | None:
+        whole = job.rate()
+        return whole and max(1024, whole // len(parts))
+
+    def send_part(entries: Sequence[Entry]) -> None:
+        line = host.another()
+        try:
+            part = replace(job, far=job.far.over(line), entries=entries, check=check, rate=rate)
+            others.append(_send(part, is_part=True))
+        except BaseException as error:
+            faults.append(error)
+            stop.set()
+        finally:
+            line.close()
+
+    threads = [threading.Thread(target=send_part, args=(entries,), daemon=True) for entries in parts[1:]]
+    for thread in threads:
+        thread.start()
+    try:
+        first = _send(replace(job, entries=parts[0], check=check, rate=rate), is_part=True)
+    except BaseException as error:
+        faults.append(error)
+        stop.set()
+    for thread in threads:
+        thread.join()
+    if faults:
+        raise faults[0]
+    last = _send(replace(job, entries=[entry for entry in job.entries if entry.kind == DIRECTORY]))
+    digests = {path: digest for sent in (first, *others) for path, digest in sent.digests.items()}
+    return Sent(sum(sent.sent_bytes for sent in (first, *others, last)), digests)
 
 
 def relay(job: Job, source: Host, argv: Sequence[str]) -> int:
@@ -80,7 +155,7 @@ def unpacking(job: Job) -> Iterator[int]:
         with _unpacking_through(host, job, argv) as descriptor:
             yield descriptor
         return
-    with running(argv, job) as program:
+    with running(_on(host, argv), job) as program:
         assert program.process.stdin
         with suppress(BrokenPipeError):  # its end says why
             yield program.process.stdin.fileno()
@@ -120,9 +195,7 @@ def _unpacking_through(host: SharedSshHost, job: Job, argv: Sequence[str]) -> It
 
 def _on(host: Host, argv: Sequence[str]) -> list[str]:
     """An argument vector that runs there."""
-    if isinstance(host, SharedSshHost):
-        return [*host.ssh_command(), host.address, "--", shlex.join(argv)]
-    return list(argv)
+    return [*host.ssh_command(), address_of(host), "--", shlex.join(argv)] if isinstance(host, SshHost) else list(argv)
 
 
 class _Packer:
@@ -139,8 +212,11 @@ class _Packer:
         with suppress(OSError):  # a small pipe is only slower
             fcntl(self._descriptor, F_SETPIPE_SZ, _PIPE_BYTES)
 
-    def pack(self) -> None:
-        """Every entry: directories first, to be there, and once more at the end, with their own permissions."""
+    def pack(self, *, is_part: bool = False) -> None:
+        """Every entry: directories first, to be there, and once more at the end, with their own permissions.
+
+        :param is_part: others still write into these directories: they stay writable.
+        """
         directories = [entry for entry in self._job.entries if entry.kind == DIRECTORY]
         for entry in directories:
             self._buffer += header(entry.path + b"/", b"5", entry.mode | 0o700)
@@ -151,7 +227,7 @@ class _Packer:
                 self._buffer += header(entry.path, b"2", 0o777, target=entry.target)
             if len(self._buffer) >= _BUFFER_BYTES:
                 self._flush()
-        for entry in reversed(directories):
+        for entry in () if is_part else reversed(directories):
             self._buffer += header(entry.path + b"/", b"5", entry.mode)
         self._buffer += _ZEROS * 2
         self._buffer += bytes(-(self.sent_bytes + len(self._buffer)) % _RECORD_BYTES)
