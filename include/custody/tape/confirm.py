@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import tempfile
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -158,11 +159,25 @@ def _complaints(session: Session, backup: Backup, read: Read, found: Iterable[Me
         lines += str_lines(compare(expected, without_ours(found)))
     if is_legacy(backup):  # read back before, and so all is known of it; a manifest it never had
         return lines
+    if complaint := _opening_complaint(session, backup, read):
+        lines.append(complaint)
     if read.manifest is None:
         lines.append("its manifest is not on the tape")
     elif read_file(manifest, ["sha256"]).fixity.digests["sha256"] != backup.manifest_sha256:
         lines.append("the manifest on the tape is not the one that was written")
     return lines
+
+
+def _opening_complaint(session: Session, backup: Backup, read: Read) -> str:
+    """What is wrong with the first member, which stands in no manifest: a lost catalogue would be rebuilt from it."""
+    try:
+        facts = json.loads(read.opening or b"")
+        found = [facts["tape"]["uuid"], facts["file_number"], facts["source"], facts["target"]]
+    except (ValueError, KeyError, TypeError):
+        return "its first member, which says what it is, cannot be understood"
+    wanted = [session.tape.uuid, backup.file_number, backup.target.source, backup.target.name]
+    differing = [f"{other} instead of {one}" for one, other in zip(wanted, found, strict=True) if one != other]
+    return f"its first member says {', '.join(differing)}" if differing else ""
 
 
 def _legacy_complaints(expected: Iterable[Member], found: Iterable[Member]) -> list[str]:

@@ -99,7 +99,9 @@ class OldCatalog:
 
     def _rows(self, query: str, *values: object) -> Iterator[Any]:
         try:
-            yield from self._database.execute(query, values)
+            yield from map(
+                tuple, self._database.execute(query, values)
+            )  # a cursor itself would be closed once too often
         except sqlite3.Error as error:
             raise self.broken(f"cannot be read ({error})") from error
 

@@ -83,7 +83,7 @@ def _of_backups(connection: Connection, tape: Tape) -> Iterator[Unfinished]:
             yield Unfinished(subject, what, f"custody tape open_tape NAME; custody tape {verb}", True)
     if recorded := counts.get(BackupState.RECORDED):
         yield Unfinished(subject, f"{recorded} recorded, not confirmed", f"{first}custody tape confirm all")
-    elif tape.state is TapeState.FULL:
+    elif tape.state is TapeState.FULL and not counts.get(BackupState.FAILED):
         yield Unfinished(subject, "is full, and all on it is confirmed", f"custody tape close_tape {tape.name}")
 
 

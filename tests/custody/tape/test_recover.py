@@ -110,6 +110,26 @@ def test_a_flipped_bit_is_named_by_the_confirmation(site: TapeSite) -> None:
     assert [str(one.state) for one in site.backups()] == ["confirmed", "confirmed"]
 
 
+def test_a_first_member_that_rotted_is_named_by_the_confirmation(site: TapeSite) -> None:
+    site.make_tape("T1")
+    site.import_all(site.make_target("a"))
+    site.assign()
+    site.archive()
+    image = site.image("T1")
+    well = image.read_bytes()
+    assert well.count(b'"file_number": 1,') == 1
+    for before, after, said in (
+        (b'"file_number": 1,', b'"file_number": 3,', "its first member says 3 instead of 1"),
+        (b'"attempt": ', b'"attempt"; ', "its first member, which says what it is, cannot be understood"),
+    ):
+        image.write_bytes(well.replace(before, after))
+        (confirmed,) = site.confirm_all(retry=True)
+        assert confirmed.complaints == (said,)
+    image.write_bytes(well)
+    (confirmed,) = site.confirm_all(retry=True)
+    assert confirmed.is_equal
+
+
 def test_a_label_that_was_written_before_a_crash_is_known_again(site: TapeSite) -> None:
     site.make_tape("T1")
     site.import_all(site.make_target("a"))

@@ -169,6 +169,9 @@ def test_the_end_of_a_tape_and_an_unscanned_target_are_unfinished(site: TapeSite
         f"custody tape import --target {site.data / 'a'}, or custody tape forget {site.data / 'a'}": True,
         "custody tape close_tape T1": False,
     }
+    cartridges.flip_bit(site.image("T1"), 1, 500_000)
+    site.confirm_all(retry=True)  # a full tape with a bad file is not proposed to be closed
+    assert not any("close_tape" in one.next_command for one in unfinished.list_unfinished(site.ledger))
     cartridges.make_cartridge(site.image("T2"))
     tapes.open_tape(site.ledger, site.config, "T2", who=WHO)
     assert report.pools_in_use(site.ledger) == ["default"]
