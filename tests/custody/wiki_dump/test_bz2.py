@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import bz2
 import gzip
+import mmap
 import random
 import time
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -18,7 +20,7 @@ import wiki_xml
 from custody.cli.wiki import wiki as wiki_group
 from custody.faults import Fault, FaultKind
 from custody.wiki_dump.bz2 import pages, tools
-from custody.wiki_dump.bz2.bits import check_structure, mapped, marks
+from custody.wiki_dump.bz2.bits import check_structure, mapped, marks, single_stream
 from custody.wiki_dump.bz2.blocks import Splicer, decompress_block, list_blocks
 from custody.wiki_dump.bz2.verify import Tools, verify
 
@@ -121,6 +123,25 @@ def test_cuts_and_bytes_behind_the_end_are_seen_without_decompressing(dump: Path
     assert check_structure(path).streams == 2
     path.write_bytes(bz2.compress(b""))
     assert check_structure(path).blocks == 0
+
+
+def test_blocks_are_the_same_however_a_file_is_looked_through(
+    dump: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "two.bz2"
+    path.write_bytes(dump.read_bytes() + bz2.compress(b"") + dump.read_bytes())
+    for each, streams in ((dump, 1), (path, 3)):
+        with mapped(each) as data:
+            whole = marks(data)
+            assert [mark.is_end for mark in whole].count(True) == streams
+            assert marks(data, blocks_only=True) == [mark for mark in whole if not mark.is_end]
+            ends = [after.bit for mark, after in pairwise(whole) if not mark.is_end]
+            assert [block.end for block in list_blocks(data, each)] == ends
+            assert (single_stream(data) is None) == (streams > 1)
+            with monkeypatch.context() as patch:
+                patch.setattr("custody.wiki_dump.bz2.bits._WINDOW_BYTES", mmap.PAGESIZE)
+                assert marks(data) == whole and marks(data, 5) == whole[1:]
+        assert check_structure(each).blocks == [mark.is_end for mark in whole].count(False)
 
 
 @pytest.mark.parametrize("program", [None, LBZIP2])
