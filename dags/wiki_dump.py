@@ -34,6 +34,7 @@ from custody_airflow.notices import CustodyNotifier
 from custody_airflow.operators.common import RETRY_ARGUMENTS
 from custody_airflow.operators.wiki_dump import (
     CLAIM,
+    PLAN,
     ChooseFarmOperator,
     ClaimWikiOperator,
     GiveBackWikiOperator,
@@ -89,7 +90,7 @@ def wiki_dump():
         chain(list_farms, start.expand(conf=list_farms.output))
 
     claim_wiki = ClaimWikiOperator(task_id=CLAIM).as_setup()
-    plan = PlanJobsOperator(task_id="plan")
+    plan = PlanJobsOperator(task_id=PLAN)
     with TaskGroup("make") as make:
         MakeTablesOperator.partial(task_id="tables", **DATABASE).expand(unit=plan.output)
         stubs = MakeStubsOperator(task_id="stubs", pool="custody_wiki")

@@ -147,3 +147,19 @@ def test_the_monitor_aborts_what_a_dead_worker_left_and_the_sensor_sees_it(site:
     assert run("wiki_dump_monitor").state == "success"
     assert not sensor.poke({}) and not lock.exists()
     assert runs.load(site.ledger, left.id).state is RunState.ABORTED
+
+
+def test_a_plan_that_fails_fails_the_run_and_a_complete_dump_stays_complete(
+    site: FarmSite, capfd: pytest.CaptureFixture[str]
+) -> None:
+    from custody.wiki_dump.whole import dump
+
+    found, _ = dump(site.ledger, "farm", site.config, who="x", wiki="zh_min_nanwiki")
+    page = site.public("zh_min_nanwiki", found.date) / "status.html"
+    assert "Dump complete" in page.read_text()
+    for job, words in (("nosuch", "job 'nosuch': is not known"), ("usertable", "job 'usertable': is not known")):
+        done = run(conf={"config": "farm", "wiki": "zh_min_nanwiki", "job": job})
+        assert done.state == "failed" and words in capfd.readouterr().out
+        assert states(done)["publish"] <= {"skipped", "upstream_failed"} and "success" not in states(done)["report"]
+        assert "Dump complete" in page.read_text() and not list(site.home.rglob("lock_*"))
+        assert runs.load(site.ledger, found.id).state is RunState.DONE

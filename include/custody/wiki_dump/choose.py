@@ -20,6 +20,7 @@ NEVER, FAILED, GOOD = range(3)
 MAX_FAILURES = 3
 """After so many failed attempts within a day a wiki lets the others go first."""
 _A_DAY = timedelta(days=1)
+_SUBJECTS_A_QUERY = 500
 
 
 @dataclass(frozen=True, order=True)
@@ -92,16 +93,19 @@ def _day(date: str) -> datetime:
     return datetime.strptime(date, "%Y%m%d")
 
 
-def let_others_go_first(ledger: Ledger, wikis: list[Wiki]) -> list[Wiki]:
-    """The same order, but wikis that failed time after time today come last: one broken wiki stops no farm."""
-    query = (
-        sa.select(event.c.subject, event.c.result, event.c.what)
-        .where(event.c.room == ROOM, event.c.happened_at > now() - _A_DAY, event.c.what.in_(["gave up", "finished"]))
-        .order_by(event.c.id)
-    )
+def let_others_go_first(ledger: Ledger, found: list[tuple[Past, Wiki]]) -> list[Wiki]:
+    """The wikis of :func:`waiting`, but those that failed time after time within a day last: one stops no farm."""
+    subjects = [f"{wiki.name} {past.date}" for past, wiki in found if past.rank == FAILED]
     failures: dict[str, int] = {}
     with ledger.read() as connection:
-        for row in connection.execute(query):
-            name = row.subject.split(" ")[0]
-            failures[name] = 0 if row.result == "done" else failures.get(name, 0) + 1
-    return sorted(wikis, key=lambda wiki: failures.get(wiki.name, 0) >= MAX_FAILURES)
+        for start in range(0, len(subjects), _SUBJECTS_A_QUERY):
+            query = sa.select(event.c.subject, event.c.result).where(
+                event.c.room == ROOM,
+                event.c.subject.in_(subjects[start : start + _SUBJECTS_A_QUERY]),
+                event.c.what.in_(["gave up", "finished"]),
+                event.c.happened_at > now() - _A_DAY,
+            )
+            for row in connection.execute(query.order_by(event.c.id)):
+                failures[row.subject] = 0 if row.result == "done" else failures.get(row.subject, 0) + 1
+    tired = {subject for subject, count in failures.items() if count >= MAX_FAILURES}
+    return [wiki for _, wiki in sorted(found, key=lambda each: f"{each[1].name} {each[0].date}" in tired)]

@@ -17,7 +17,7 @@ from custody.ledger.tables import lease as lease_table
 from custody.wiki_dump import conf as wikidump_conf
 from custody.wiki_dump import runs, servers, tables
 from custody.wiki_dump.access import Reach, from_files
-from custody.wiki_dump.choose import GOOD, let_others_go_first, order, past_of
+from custody.wiki_dump.choose import GOOD, let_others_go_first, past_of, waiting
 from custody.wiki_dump.conf import Conf
 from custody.wiki_dump.engine.rows import Address
 from custody.wiki_dump.farm import Wiki, farm_of
@@ -88,7 +88,9 @@ def claim(
             if wiki is not None:
                 return claiming.take(farm.wiki(wiki))
             limit = None if cutoff is None else check_date(today if cutoff == "today" else cutoff)
-            return claiming.first_of(let_others_go_first(ledger, order(farm, conf, cutoff=limit, today=date or today)))
+            return claiming.first_of(
+                let_others_go_first(ledger, waiting(farm, conf, cutoff=limit, today=date or today))
+            )
     except BaseException:
         servers.give_back(ledger, owner)
         raise

@@ -7,10 +7,13 @@ import shutil
 from email.utils import format_datetime
 from pathlib import Path
 
+import sqlalchemy as sa
+
 from custody import lease
 from custody.faults import Fault, FaultKind, os_errors_as_faults
 from custody.ledger import Ledger
 from custody.ledger.store import now
+from custody.ledger.tables import event
 from custody.publish import fsync_directory
 from custody.wiki_dump import lockfile, retention, runs, servers, shelf
 from custody.wiki_dump.layout import make_public_directory, write_public
@@ -57,7 +60,7 @@ def give_back(ledger: Ledger, run_id: int, *, owner: str) -> RunState:
         with ledger.begin() as connection:
             lease.check(connection, held)
             if not run.state.is_over:
-                state = _left_behind(ledger, run_id)
+                state = _left_behind(ledger, run)
                 runs.set_run(connection, run_id, state=state)
                 detail = {"state": str(state)}
                 ledger.record_event(
@@ -93,9 +96,20 @@ def _remember(ledger: Ledger, run: Run, owner: str, error: Exception) -> None:
         )
 
 
-def _left_behind(ledger: Ledger, run_id: int) -> RunState:
-    state = outcome(ledger, run_id)
-    return RunState.PARTIAL if state is RunState.DONE else state
+def _left_behind(ledger: Ledger, run: Run) -> RunState:
+    """What a run is that nobody finished: complete only where it was before, and nothing of it was touched since."""
+    state = outcome(ledger, run.id)
+    return RunState.PARTIAL if state is RunState.DONE and not _was_finished(ledger, run) else state
+
+
+def _was_finished(ledger: Ledger, run: Run) -> bool:
+    with ledger.read() as connection:
+        touched_at = max(job.updated_at for job in runs.jobs_of(connection, run.id))
+        query = sa.select(sa.func.count()).where(
+            *(event.c.room == ROOM, event.c.subject == run.subject, event.c.what == "finished"),
+            *(event.c.result == "done", event.c.happened_at >= touched_at),
+        )
+        return bool(connection.scalar(query))
 
 
 # -- latest ----------------------------------------------------------------------------------------------------------

@@ -86,6 +86,9 @@ class Job:
     table: str | None = None
 
 
+ALL_TABLES = "tables"
+"""Stands for the jobs of all tables where jobs are named."""
+
 FLOW = {
     "flowdump": "Flow pages, the current versions of topics and posts.",
     "flowhistorydump": "Flow pages with the complete history of topics and posts.",

@@ -89,6 +89,7 @@ def jobs_to_do(work: Work, *stages: Stage) -> list[Job]:
 
 
 def jobs_by_record(run: Run) -> list[Job]:
+    """Every job this run may have, whatever tables its database has now."""
     from custody.wiki_dump.jobs import PRIVATE_TABLES, PUBLIC_TABLES
 
     return all_jobs(run.wiki, run.settings, run.farm, [*PUBLIC_TABLES, *PRIVATE_TABLES])

@@ -16,6 +16,7 @@ from custody.ledger.tables import lease as lease_table
 from custody.wiki_dump import lockfile, runs, servers, tables
 from custody.wiki_dump.farm import Wiki
 from custody.wiki_dump.farm_config import FarmConfig
+from custody.wiki_dump.jobs import ALL_TABLES, check_names
 from custody.wiki_dump.layout import Places, check_date
 from custody.wiki_dump.runs import ROOM, Options, Run
 from custody.wiki_dump.settings import Settings
@@ -50,8 +51,10 @@ class _Taken:
 
 
 def take(ledger: Ledger, wish: Wish) -> Run:
-    """Take one wiki. Faults: CONFLICT where somebody else has it or it is complete, CONFIG for dates."""
+    """Take one wiki. Faults: CONFLICT where somebody has it or it is complete, CONFIG for dates and names of jobs."""
     places = Places.of(wish.wiki, wish.settings)
+    asked = (*wish.options.jobs, *([wish.options.restartfrom] if wish.options.restartfrom else ()))
+    check_names([*(name for name in asked if name != ALL_TABLES), *wish.options.skipjobs], wish.wiki)
     date = _date(wish, places)
     _refuse_again(ledger, places, date, wish.options)
     taken = _take_lease(ledger, wish, runs.lease_name(places))

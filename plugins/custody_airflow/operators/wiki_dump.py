@@ -15,7 +15,7 @@ from custody.wiki_dump import choose, claim, farm_config, finish, report, runs, 
 from custody.wiki_dump.farm import farm_of
 from custody.wiki_dump.farm_config import FarmConfig
 from custody.wiki_dump.runs import Options, Run
-from custody.wiki_dump.status import RunState
+from custody.wiki_dump.status import RunState, lost_texts
 from custody.wiki_dump.work import Work, working
 from custody_airflow.hooks.ledger import open_ledger
 from custody_airflow.hooks.wiki_dump import access_of
@@ -25,7 +25,7 @@ from custody_airflow.params.wiki_dump import PARAMS
 FINISHED_DUMP = Asset("custody-wiki-finished-dump", uri="x-custody://wiki_dump/finished-dump")
 PERHAPS_FINISHED = AssetAlias("custody-wiki-perhaps-finished-dump")  # what succeeds, but is not complete, is no event
 ALL = "all"
-CLAIM = "claim_wiki"
+CLAIM, PLAN = "claim_wiki", "plan"
 
 
 def owner_of(context: Context) -> str:
@@ -171,13 +171,22 @@ class PublishDumpOperator(DumpOperator):
         super().__init__(outlets=[PERHAPS_FINISHED], **kwargs)
 
     def step(self, work: Work, context: Context) -> dict[str, Any]:
-        """Finish the run."""
+        """Finish the run; what nobody planned is not finished either."""
+        if PLAN in failed_tasks(context):
+            raise AirflowSkipException(f"nothing was done: {PLAN} failed, see its log")
         state = finish.finish(work)
         self.log.info("%s: %s", work.run.subject, state)
         if state is RunState.DONE:
             extra = {"wiki": work.run.wiki.name, "date": work.run.date, "state": str(state)}
             context["outlet_events"][PERHAPS_FINISHED].add(FINISHED_DUMP, extra=extra)
         return {"run": work.run.id, "state": str(state)}
+
+
+def failed_tasks(context: Context) -> list[str]:
+    """The tasks of this DAG run that failed, or could not begin because of one that did."""
+    instance = context["ti"]
+    states = instance.get_task_states(dag_id=instance.dag_id, run_ids=[instance.run_id]).get(instance.run_id, {})
+    return sorted({task for task, state in states.items() if state in {"failed", "upstream_failed"}})
 
 
 class ReportDumpOperator(CustodyOperator):
@@ -189,16 +198,19 @@ class ReportDumpOperator(CustodyOperator):
         run = claimed(context, ledger)
         line = report.line_of(ledger, run)
         self.log.info("%s: %s, %d of %d jobs done", run.subject, line.words, line.done, line.jobs)
-        if line.state is RunState.DONE or (
-            line.state is RunState.PARTIAL and run.options.is_partial and not line.failed
-        ):
+        broken = failed_tasks(context)
+        is_as_asked = line.state is RunState.DONE or (run.options.is_partial and not line.failed)
+        if is_as_asked and line.state is not RunState.FAILED and not broken:
             return {"run": run.id, "done": line.done}
         try:
             report.notify(ledger, run, line, who=owner_of(context))
         except Fault as fault:
             self.log.warning("%s", fault)
+        if broken:
+            self.log.error("tasks that failed: %s; the reason is in their logs", ", ".join(broken))
         raise AirflowFailException(
-            f"{run.subject}: {line.words}; failed: {', '.join(line.failed) or 'none'}; {line.lost} texts lost. "
+            f"{run.subject}: {line.words}; failed: {', '.join(line.failed or broken) or 'none'}; "
+            f"{lost_texts(line.lost)} lost. "
             f"{line.fault or ''} Next: custody wiki status {run.config} --stuck"
         )
 

@@ -62,7 +62,7 @@ def attention_of(line: RunLine) -> Attention:
     """A run that is not complete."""
     step = next_step(report.why_stopped(line))
     if not step.commands:
-        conf = json.dumps({"config": line.config, "wiki": line.wiki})
+        conf = json.dumps(report.way_on(line))
         step = replace(step, commands=(f"airflow dags trigger wiki_dump --conf {shlex.quote(conf)}",))
     return Attention(
         title=f"{line.wiki} {line.date}",

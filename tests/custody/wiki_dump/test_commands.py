@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from custody.faults import Fault, FaultKind
-from custody.wiki_dump.commands import Command, Feed, Pipeline, Series, run, run_in_parallel
+from custody.wiki_dump.commands import Command, Feed, Pipeline, run
+from custody.wiki_dump.series import Series, run_in_parallel
 
 
 def sh(script: str, **kwargs: bool) -> Command:

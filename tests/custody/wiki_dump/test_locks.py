@@ -346,7 +346,7 @@ def test_a_worker_killed_on_another_host_leaves_a_wiki_that_the_monitor_and_the_
     assert finished(four)
 
 
-def test_a_worker_killed_on_this_host_is_known_to_be_dead_and_its_wiki_goes_on_at_once(four: FarmSite) -> None:
+def test_after_a_kill_the_lock_of_another_process_of_this_host_is_respected_all_the_same(four: FarmSite) -> None:
     lock = kill_half_way(four)
     words = lock.read_text()
     lock.write_text(words + "0")  # another process of this host: that one may live

@@ -20,7 +20,7 @@ from custody.wiki_dump.engine.sha1 import combined
 from custody.wiki_dump.engine.siteinfo import SiteInfo
 
 PAGES_A_QUERY = 5000
-REVISIONS_A_QUERY = 5000
+REVISIONS_A_QUERY = 2000
 _MAX_ACTORS = 200_000
 
 TEXT, COMMENT, USER = 1, 2, 4

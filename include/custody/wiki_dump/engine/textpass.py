@@ -15,7 +15,7 @@ from html import unescape
 
 from custody.faults import Fault, FaultKind
 from custody.wiki_dump.engine.clean import clean, escape
-from custody.wiki_dump.engine.rows import Rows
+from custody.wiki_dump.engine.rows import Row, Rows
 from custody.wiki_dump.engine.sha1 import digest_of, stated_digest
 from custody.wiki_dump.engine.stubs import Oddity
 from custody.wiki_dump.engine.text import ADDRESSES_A_QUERY, Found, KnownLost, Lost, TextSource
@@ -26,7 +26,6 @@ MAX_TEXT_BYTES_AT_ONCE = 16 << 20
 TRIES = 5
 FIRST_PAUSE_S = 1.0
 MAX_LOST_IN_A_ROW = 200
-_IDS_A_QUERY = 900
 
 _TEXTS = re.compile(rb'<text bytes="(\d*)" sha1="([^"]*)" location="([^"]*)"[^/]*/>')
 _HEAD_BYTES = len(b'<text bytes="" sha1="')
@@ -61,20 +60,17 @@ class Tally:
 
 @dataclass
 class _Group:
-    """Places that are filled at once, and the XML behind the last of them.
+    """Places that are filled at once, the XML behind the last of them, and what was asked for them.
 
-    ``shown``: the revisions whose text may be given; None for all. ``known``: texts of an earlier dump.
+    ``visible``: how many of their revisions may be shown. ``known``: texts of an earlier dump.
     """
 
     places: list[Place]
     tail: bytes = b""
-    shown: set[bytes] | None = None
+    revisions: list[bytes] = field(default_factory=list)
+    visible: Iterator[Row] | None = None
     known: Mapping[int, bytes] = field(default_factory=dict)
     texts: Iterator[tuple[bytes, Found]] = field(default_factory=lambda: iter(()))
-
-    def may_show(self, revision: bytes) -> bool:
-        """Whether the text of a revision may be given."""
-        return self.shown is None or revision in self.shown
 
 
 class TextPass:
@@ -119,34 +115,41 @@ class TextPass:
         """The places of a batch, cut so that no group has more text than we hold at once."""
         places, tail = _places(stubs)
         self.tally.revisions += len({place[1] for place in places})
-        shown = self._shown(places) if self._checks else None
         for start in range(0, len(places), ADDRESSES_A_QUERY):
             for group in _cut(places[start : start + ADDRESSES_A_QUERY]):
-                yield _Group(group, shown=shown)
+                yield _Group(group)
         yield _Group([], tail)
 
     def _ask(self, group: _Group) -> None:
-        if self._prefetch is not None and group.places:
-            group.known = self._prefetched(group, self._prefetch)
-        if group.shown is None and not group.known:
-            group.texts = self._source.ask(dict.fromkeys([place[5] for place in group.places]))
+        if not group.places:
             return
-        wanted = (place for place in group.places if group.may_show(place[1]) and int(place[1]) not in group.known)
-        group.texts = self._source.ask(dict.fromkeys(place[5] for place in wanted))
+        places = group.places
+        if self._checks:
+            group.revisions = list(dict.fromkeys([place[1] for place in places]))
+            group.visible = self._rows.ask(f"SELECT {self._rows.number('COUNT(*)')} {_may_be_shown(group.revisions)}")
+        if self._prefetch is not None:
+            group.known = self._prefetched(group, self._prefetch)
+            places = [place for place in places if int(place[1]) not in group.known]
+        group.texts = self._source.ask(dict.fromkeys([place[5] for place in places]))
 
     def _filled(self, group: _Group) -> bytes:
+        shown = self._shown(group)
         texts: dict[bytes, _Ready | Lost | KnownLost] = {}
         for address, found in group.texts:
             texts[address] = _ready(found) if isinstance(found, bytes) else found
+        if shown is not None:  # a text that nobody may see is not waited for
+            wanted = {place[5] for place in group.places if place[1] in shown}
+            texts = {address: text for address, text in texts.items() if address in wanted}
         self._ask_again(texts)
         parts: list[bytes] = []
-        shown, known = group.shown, group.known
+        known = group.known
         for before, revision, head, size, sha1, address in group.places:
             if shown is not None and revision not in shown:
                 self.tally.withheld += 1
                 parts += (before, b'<text deleted="deleted" />')
                 continue
             if known and int(revision) in known:
+                self.tally.prefetched += 1
                 text = known[int(revision)]
             elif isinstance(ready := texts[address], tuple):
                 self._lost_in_a_row = 0
@@ -182,36 +185,25 @@ class TextPass:
         why = f"its text ({length} bytes) is not what is on record ({recorded})"
         self.tally.differing.append(Oddity(0, int(revision), why))
 
-    def _shown(self, places: list[Place]) -> set[bytes] | None:
+    def _shown(self, group: _Group) -> set[bytes] | None:
         """The revisions whose text may be shown at this moment; None where all may."""
-        ids = list(dict.fromkeys([place[1] for place in places]))
-        hidden = False
-        found: set[bytes] = set()
-        for start in range(0, len(ids), _IDS_A_QUERY):
-            part = ids[start : start + _IDS_A_QUERY]
-            where = f"FROM revision WHERE rev_id IN ({b','.join(part).decode()}) AND rev_deleted % 2 = 0"
-            count = next(self._rows.query(f"SELECT {self._rows.number('COUNT(*)')} {where}"))
-            if int(count[0]) == len(part):
-                found.update(part)
-                continue
-            hidden = True
-            found.update(row[0] for row in self._rows.query(f"SELECT {self._rows.number('rev_id')} {where}"))
-        return found if hidden else None
+        if group.visible is None or int(next(group.visible)[0]) == len(group.revisions):
+            return None
+        sql = f"SELECT {self._rows.number('rev_id')} {_may_be_shown(group.revisions)}"
+        return {row[0] for row in self._rows.query(sql)}
 
     def _prefetched(self, group: _Group, prefetch: Prefetch) -> Mapping[int, bytes]:
         counts = Counter(place[1] for place in group.places)
         wanted = {
             int(revision): (size, sha1)
             for _, revision, _, size, sha1, _ in group.places
-            if sha1 and counts[revision] == 1 and group.may_show(revision)
+            if sha1 and counts[revision] == 1
         }
         for before, *_ in reversed(group.places):
             if (page_id := _last_page(before)) is not None:
                 self._page_id = page_id
                 break
-        known = prefetch(wanted, (self._page_id, int(group.places[-1][1])))
-        self.tally.prefetched += len(known)
-        return known
+        return prefetch(wanted, (self._page_id, int(group.places[-1][1])))
 
     def _ask_again(self, texts: dict[bytes, _Ready | Lost | KnownLost]) -> None:
         """What cannot be had is asked for again, with growing pauses."""
@@ -228,6 +220,10 @@ class TextPass:
 
 def _ready(text: bytes) -> _Ready:
     return len(text), digest_of(text), escape(clean(text))
+
+
+def _may_be_shown(revisions: list[bytes]) -> str:
+    return f"FROM revision WHERE rev_id IN ({b','.join(revisions).decode()}) AND rev_deleted % 2 = 0"
 
 
 def _batches(chunks: Iterable[bytes]) -> Iterator[bytes]:
