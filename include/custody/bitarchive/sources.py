@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from custody.bitarchive.archive import Archive
-from custody.bitarchive.config import Replica
+from custody.bitarchive.config import ArchiveConfig, Replica, config_names, load
 from custody.bitarchive.names import check_name
 from custody.bitarchive.nodes import ATTICDIR, FILEDIR, TEMPDIR, ArchiveNode, identity_of
 from custody.faults import Fault, FaultKind, os_errors_as_faults
@@ -34,21 +35,34 @@ def check_sources(archive: Archive, paths: Sequence[Path]) -> None:
             if replica := own.get(identity_of(above)):
                 reason = f"is the own copy of replica {replica}; nothing was sent, and nothing is deleted"
                 command = f"custody bitarchive adopt {archive.name} {replica}"
+                if " " in replica:  # another archive's: it may be uploaded from a copy
+                    command = f"cp {path} to another directory, and upload that"
                 raise Fault(FaultKind.CONFIG, str(path), reason, next_command=command)
 
 
 def _own_directories(archive: Archive) -> Iterator[tuple[str, str]]:
     """What tells the directories of all nodes that answer from every other, and whose they are."""
+    for name in config_names():
+        try:
+            config = load(name)
+        except Fault:
+            continue  # that archive is not this one's business
+        yield from _local_directories(config, f"of archive {name}")
+    yield from _local_directories(archive.config, "")
     for replica in archive.config.replicas:
-        for node, configured in zip(archive.nodes(replica), replica.nodes, strict=True):
+        for node in archive.nodes(replica):
             try:
                 yield node.identity(), replica.id
             except Fault:
                 continue  # it does not answer; what has to be proven there will not be
-            if not configured.is_remote:
-                for part in (FILEDIR, TEMPDIR, ATTICDIR):
-                    if (node.directory / part).is_dir():
-                        yield identity_of(node.directory / part), replica.id
+
+
+def _local_directories(config: ArchiveConfig, whose: str) -> Iterator[tuple[str, str]]:
+    for replica in config.replicas:
+        for node in replica.nodes:
+            for part in () if node.is_remote else (FILEDIR, TEMPDIR, ATTICDIR):
+                with suppress(OSError):  # a disk that is not there
+                    yield identity_of(node.directory / part), f"{replica.id} {whose}".strip()
 
 
 def check_nodes(archive: Archive) -> None:

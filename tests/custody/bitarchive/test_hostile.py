@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import yaml
 
 from bitarchive_samples import sample
 from bitarchive_site import FILES, Site
@@ -266,6 +267,22 @@ def test_a_replica_s_own_copy_is_never_uploaded_and_deleted(site: Site, tmp_path
     finally:
         if way == "mount":
             subprocess.run(["umount", str(other)], check=True)
+
+
+def test_a_copy_of_another_archive_is_not_taken_away_from_it(
+    site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = tmp_path / "other" / "filedir"
+    path = sample(other / "their-1.warc.gz").path
+    nodes = [{"name": "theirs", "directory": str(other.parent)}]
+    config = {"replicas": [{"id": "A", "name": "a", "nodes": nodes}], "use_replica": "A", "work_dir": str(tmp_path)}
+    (tmp_path / "config" / "bitarchive").mkdir(parents=True)
+    (tmp_path / "config" / "bitarchive" / "theirs.yml").write_text(yaml.safe_dump(config))
+    (tmp_path / "config" / "bitarchive" / "broken.yml").write_text("replicas: 7")
+    monkeypatch.setenv("CUSTODY_CONFIG_DIR", str(tmp_path / "config"))
+    with pytest.raises(Fault, match="is the own copy of replica A of archive theirs; nothing was sent"):
+        upload(site.archive, [path], who="test")
+    assert path.exists()
 
 
 def test_a_copy_that_goes_with_the_local_name_is_no_copy(
