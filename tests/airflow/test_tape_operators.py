@@ -210,6 +210,36 @@ def test_the_right_tape_is_not_asked_for_and_another_is(site: TapeSite, monkeypa
     assert insert.execute_complete(context(tapes=["T2"]), timed_out, **parked.value.kwargs) == {"tape": "T2"}
 
 
+def test_a_restore_that_waits_for_its_tape_names_the_other_one(
+    site: TapeSite, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(questions.HITLOperator, "execute", lambda self, _: _park(self))
+    path = tmp_path / "config" / "tape" / "lto.conf"
+    path.write_text(f"{path.read_text()}pools = default, offsite\n")
+    site.make_tape("T1")
+    site.import_all(site.make_target("a"))
+    site.assign("T1")
+    site.archive("T1")
+    site.make_tape("T2", on_record=False)
+    tapes.open_tape(site.ledger, TapeDriveHook().config, "T2", who=WHO, pool="offsite")
+    site.assign("T2")
+    site.archive("T2")
+    cartridges.make_cartridge(site.image("T3"))
+    site.insert("T3")
+    insert = tape_ask.InsertTapeOperator(task_id="insert")
+    wanted = {"action": "restore", "patterns": [str(site.data / "a")], "into": str(tmp_path / "back")}
+    with pytest.raises(TaskAwaitingInput):
+        insert.execute(context(**wanted))
+    asked = insert.subject.removeprefix("Insert tape ").split()[0]
+    (other,) = {"T1", "T2"} - {asked}
+    assert f"What is to be restored lies on {other} as well." in str(insert.body)
+    restore = tape_back.TapeRestoreOperator(task_id="restore")
+    with pytest.raises(
+        AirflowFailException, match=rf"blank.*lies on tape {other} as well.*restore it from tape {other}"
+    ):
+        restore.execute(context(**wanted))
+
+
 def _park(operator: Any) -> Any:
     raise TaskAwaitingInput(method_name="execute_complete", timeout=operator.response_timeout)
 

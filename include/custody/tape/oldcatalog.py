@@ -99,9 +99,8 @@ class OldCatalog:
 
     def _rows(self, query: str, *values: object) -> Iterator[Any]:
         try:
-            yield from map(
-                tuple, self._database.execute(query, values)
-            )  # a cursor itself would be closed once too often
+            # Not the cursor itself: it would be closed with this, and by then its database may be.
+            yield from map(tuple, self._database.execute(query, values))
         except sqlite3.Error as error:
             raise self.broken(f"cannot be read ({error})") from error
 
