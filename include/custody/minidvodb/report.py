@@ -196,7 +196,8 @@ def alerts(ledger: Ledger) -> list[Alert]:
     with ledger.read() as connection:
         rows = connection.execute(query).all()
     for row in rows:
-        text = f"{row.copies} copies wait for a person ({row.fault_name or 'a fault of the old system'}, {row.state})"
+        many = "1 copy waits" if row.copies == 1 else f"{row.copies} copies wait"
+        text = f"{many} for a person ({row.fault_name or 'a fault of the old system'}, {row.state})"
         found.append(
             Alert(row.destination_host, text, f"custody minidvodb list --faulted --host {row.destination_host}")
         )

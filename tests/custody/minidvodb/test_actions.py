@@ -89,7 +89,7 @@ def test_a_fault_is_listed_reverted_and_cleared(local_rig: Rig, cli: Any) -> Non
     with pytest.raises(Fault):
         local_rig.do(copy_id)
     assert json.loads(cli("list", "--json"))[0]["fault"] == "VERIFY"
-    assert "1 copies wait for a person (VERIFY, new)" in cli("status", code=2)
+    assert "1 copy waits for a person (VERIFY, new)" in cli("status", code=2)
     assert cli("revert", code=1).startswith("custody: which copies: are meant?")
     assert "would be reverted" in cli("revert", "--fault", "VERIFY", "--dry-run")
     assert local_rig.load(copy_id).row["fault"] == FaultCode.VERIFY.number

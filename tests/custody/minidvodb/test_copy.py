@@ -100,7 +100,7 @@ def test_a_copy_goes_its_way_on_every_database(any_ledger: Ledger, tmp_path: Pat
     assert (cell.full, cell.faulted, cell.new, cell.unproven) == (1, 1, 0, 0)
     assert cell.bytes_full == rig.load(first).row["bytes"]
     assert cell.eta_s is None or cell.eta_s >= 0
-    assert [one.text for one in report.alerts(any_ledger)] == ["1 copies wait for a person (VERIFY, new)"]
+    assert [one.text for one in report.alerts(any_ledger)] == ["1 copy waits for a person (VERIFY, new)"]
     revert(any_ledger, Selection(fault="VERIFY"), who=WHO, replace=True)
     assert rig.pending() == [second]
     assert rig.do(second).state is CopyState.FULL
