@@ -12,7 +12,7 @@ ROOT = Path(__file__).parents[1]
 HOME = Path(tempfile.mkdtemp(prefix="custody-airflow-"))
 atexit.register(shutil.rmtree, HOME, ignore_errors=True)
 
-KEPT = {"CUSTODY_REQUIRE_SERVICES", "CUSTODY_VENV", "CUSTODY_ROOT"}
+KEPT = {"CUSTODY_REQUIRE_SERVICES", "CUSTODY_CRASH_POINTS", "CUSTODY_VENV", "CUSTODY_ROOT"}
 for name in [name for name in os.environ if name.startswith(("AIRFLOW", "CUSTODY_")) and name not in KEPT]:
     del os.environ[name]
 os.environ |= {

@@ -33,6 +33,12 @@ def _rank(item: pytest.Item) -> int:
     return next(ranks, len(LONGEST_FIRST))
 
 
+def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
+    """No content in a name: it may hold the time, and then each process has another name for the same test."""
+    is_content = (isinstance(val, bytes) and len(val) > 16) or (isinstance(val, str) and len(val) > 80)
+    return argname if is_content else None
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> Generator[None, None, None]:
     """Note all tests before some are left out; where there are several processes, put the longest first."""
