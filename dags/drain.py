@@ -11,7 +11,7 @@ and only then deletes them. Files that are still being written are never touched
 | see what would happen | set *Dry run* |
 | pause a disk | remove `DRAINME` from its job directory |
 | finish a crawl | `touch FINISH_DRAIN` in its job directory |
-| look whether everything drained is still stored | trigger with `action` = `audit` |
+| look whether everything drained is still stored | trigger with `action` = `audit`; weekly: switch `drain_monitor` on |
 | bring a drained file back | trigger with `action` = `restore`, `file` and `into` |
 | know what is stuck | `custody drain status --stuck`, or the page *Custody* |
 | recover after a crash | trigger again: every step finds what was done |
@@ -30,6 +30,7 @@ from datetime import datetime
 from airflow.providers.standard.operators.trigger_dagrun import TriggerDagRunOperator
 from airflow.sdk import TriggerRule, chain, dag, task_group
 
+from custody_airflow.notices import CustodyNotifier
 from custody_airflow.operators.common import RETRY_ARGUMENTS
 from custody_airflow.operators.drain import (
     AUDIT,
@@ -50,7 +51,7 @@ from custody_airflow.operators.drain import (
     RestoreOperator,
     UploadOperator,
 )
-from custody_airflow.params.drain import PARAMS
+from custody_airflow.params.drain import MONITOR_PARAMS, PARAMS
 from custody_airflow.tags import Tag
 
 BY_BATCH = "{{ batch }}"
@@ -76,7 +77,7 @@ def drain():
     start_each = TriggerDagRunOperator.partial(
         task_id="start_each", trigger_dag_id="drain", map_index_template="{{ task.conf['config'] }}"
     ).expand(conf=list_configurations.output)
-    audit = AuditOperator(task_id="audit")
+    audit = AuditOperator(task_id="audit", on_failure_callback=CustodyNotifier())
     restore = RestoreOperator(task_id="restore")
     check_disk = CheckDiskOperator(task_id="check_disk")
     plan_series = PlanSeriesOperator(task_id="plan_series")
@@ -93,11 +94,34 @@ def drain():
         )
 
     finish_crawl = FinishCrawlOperator(task_id="finish_crawl", trigger_rule=TriggerRule.ALL_DONE)
-    report = ReportOperator(task_id="report", trigger_rule=TriggerRule.ALL_DONE)
+    report = ReportOperator(
+        task_id="report", trigger_rule=TriggerRule.ALL_DONE, on_failure_callback=CustodyNotifier()
+    )
 
     chain(choose, [list_configurations, audit, restore, check_disk])
     chain(list_configurations, start_each)
     chain(check_disk, plan_series, series.expand(series_ids=plan_series.output), finish_crawl, report)
 
 
+@dag(
+    dag_display_name="Drain monitor",
+    description="Every week, look whether everything that was drained is still stored; nothing is changed.",
+    doc_md="Starts an audit of every configuration, each as a run of `drain` of its own:\n\n"
+    "    airflow dags trigger drain_monitor\n",
+    schedule="@weekly",
+    start_date=datetime(2026, 1, 1),
+    catchup=False,
+    max_active_runs=1,
+    params=MONITOR_PARAMS,
+    render_template_as_native_obj=True,
+    tags=[Tag.DRAIN, Tag.READS],
+    default_args={"owner": "custody", **RETRY_ARGUMENTS},
+)
+def drain_monitor():
+    """Wire the audit."""
+    conf = {"config": "all", "action": AUDIT, "days": "{{ params.days }}"}
+    TriggerDagRunOperator(task_id="audit_each", trigger_dag_id="drain", conf=conf)
+
+
 drain()
+drain_monitor()

@@ -266,6 +266,24 @@ def test_the_metrics_are_what_prometheus_reads_and_what_the_status_says(viewer, 
     assert told['custody_drain_left_bytes{config="wide"}'] == wide["left_bytes"]
 
 
+def test_a_disk_that_will_be_full_is_told_in_time(viewer, disk, ledger):
+    for hours_ago, free_gb in ((6, 50), (1, 10)):
+        look = view.DiskLook(now(), "crawler07", 90.0, free_gb * 10**9, True, False, 0, 0)
+        view.record_look(ledger, "wide", look, who="test")
+        with ledger.begin() as connection:
+            event = tables.metadata.tables["event"]
+            newest = connection.scalar(sa.select(sa.func.max(event.c.id)))
+            then = now() - timedelta(hours=hours_ago)
+            connection.execute(sa.update(event).where(event.c.id == newest).values(happened_at=then))
+    page = viewer.get("/drain").text
+    assert "Full in" in page
+    assert "will be full in 15 minutes, as it filled in the last day" in page
+    assert "custody drain check wide" in page
+    [wide] = viewer.get("/api/status").json()["rooms"]["drain"]["configs"]
+    assert wide["full_in_s"] == pytest.approx(900, abs=60)
+    assert 'custody_drain_full_in_seconds{config="wide"}' in viewer.get("/api/metrics").text
+
+
 def test_what_is_stuck_names_why_and_the_exact_next_command(viewer, disk, ledger, tmp_path):
     with pytest.raises(Fault):
         take(ledger, 1, *STEPS, target=FolderTarget(tmp_path / "archive", spoil="NEWS"))

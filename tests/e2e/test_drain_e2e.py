@@ -33,7 +33,7 @@ def test_a_disk_is_drained_and_a_second_run_does_nothing(rig: Rig) -> None:
     states = rig.states(run_id)
     assert [states[step] for step in STEPS] == [{"success": 2}] * len(STEPS)
 
-    items = {path.name for path in disk.sample.xfer_dir.iterdir()}
+    items = {path.name for path in disk.sample.xfer_dir.iterdir() if path.is_dir()}
     names: dict[str, set[str]] = {}
     for task in rig.stack.task_instances(DAG_ID, run_id):
         names.setdefault(task.task_id, set()).add(task.name)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import http.client
+import re
 import socket
 import socketserver
 import struct
@@ -22,7 +23,8 @@ class Lie:
     """What to do to a request, and to which.
 
     :param kind: flip | cut | reset | delay | slow_down | nothing_stored | half_stored | flip_stored | wrong_etag |
-        bad_gateway | garbage | early_ok | no_answer | cut_answer
+        bad_gateway | garbage | early_ok | no_answer | cut_answer | redirect | html_ok | not_listed | foreign_digest |
+        endless
     :param method: only requests of this method.
     :param part: only paths that hold this text.
     :param times: so often; then the proxy is honest.
@@ -46,6 +48,7 @@ class LyingProxy:
         self.upstream = (parts.hostname or "", parts.port or 80)
         self.folder = folder
         self.lie: Lie | None = None
+        self.stolen: list[dict[str, str]] = []  # the headers of what was sent to where a redirect led
         self._lock = threading.Lock()
         proxy = self
 
@@ -99,6 +102,11 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _handle(self) -> None:
         length = int(self.headers.get("Content-Length") or 0)
+        if self.path.startswith("/stolen"):
+            self.rfile.read(length)
+            self.owner.stolen.append(dict(self.headers.items()))
+            self._answer(200, {"ETag": f'"{"0" * 32}"'}, b"")
+            return
         lie = self.owner.lie_for(self.command, self.path)
         if lie in {"cut", "reset", "slow_down", "early_ok", "bad_gateway", "no_answer"}:
             self._before_the_body(lie, length)
@@ -108,6 +116,13 @@ class _Handler(BaseHTTPRequestHandler):
             time.sleep(1.0)
         if lie == "garbage":
             self._answer(200, {"Content-Type": "application/xml"}, b"<html>this is <b>no XML")
+            return
+        if lie == "redirect":  # the same server under another name, which is another host to whoever follows
+            port = self.owner.endpoint_url.rpartition(":")[2]
+            self._answer(307, {"Location": f"http://localhost:{port}/stolen{self.path}"}, b"")
+            return
+        if lie == "html_ok":
+            self._answer(200, {"Content-Type": "text/html"}, b"<html>Welcome! Please log in to this network.</html>")
             return
         if lie == "nothing_stored":
             self._answer(200, {"ETag": f'"{hashlib.md5(body).hexdigest()}"'}, b"")
@@ -154,6 +169,13 @@ class _Handler(BaseHTTPRequestHandler):
             answered["ETag"] = f'"{"0" * 32}"'
         elif lie == "flip" and self.command == "GET" and content:
             content = content[:-1] + bytes([content[-1] ^ 1])
+        elif lie == "not_listed":
+            content = re.sub(rb"<Contents>.*?</Contents>", b"", content, flags=re.DOTALL)
+        elif lie == "foreign_digest":
+            content = re.sub(rb"<ETag>.*?</ETag>", b"<ETag>" + b"0" * 32 + b"</ETag>", content)
+        elif lie == "endless":
+            page = b"<IsTruncated>true</IsTruncated><NextContinuationToken>again</NextContinuationToken>"
+            content = content.replace(b"<IsTruncated>false</IsTruncated>", page)
         elif lie == "cut_answer":
             self.send_response_only(response.status)
             self.send_header("Content-Length", str(len(content)))

@@ -67,6 +67,10 @@ LIES = [
     ("GET", "list-type", "cut_answer", {FaultKind.TRANSIENT}),
     ("GET", "list-type", "reset", {FaultKind.TRANSIENT}),
     ("GET", "list-type", "bad_gateway", {FaultKind.TRANSIENT}),
+    ("GET", "list-type", "endless", {FaultKind.TRANSIENT, FaultKind.CONFIG}),
+    ("PUT", ".warc.gz", "redirect", {FaultKind.CONFIG}),
+    ("PUT", ".warc.gz", "html_ok", {FaultKind.TRANSIENT}),
+    ("PUT", "MANIFEST.txt", "html_ok", {FaultKind.TRANSIENT}),
 ]
 
 
@@ -97,6 +101,46 @@ def test_a_wrong_receipt_for_the_right_bytes_is_settled_by_looking(site: Site, p
     (fault,) = run(site, number)
     assert fault.kind is FaultKind.TRANSIENT
     assert len(site.on_disk()) == 2
+    proxy.lie = None
+    assert run(site, number) == []
+    check_is_clean(site, [number])
+
+
+@pytest.mark.parametrize(
+    ("kind", "expected"), [("not_listed", FaultKind.TRANSIENT), ("foreign_digest", FaultKind.DATA)]
+)
+def test_what_the_keeper_does_not_state_any_more_is_not_let_go(
+    site: Site, proxy: LyingProxy, kind: str, expected: FaultKind
+) -> None:
+    number = site.one_series()
+    site.do_until(number, "upload")
+    proxy.lie = Lie(kind, method="GET", part="list-type")
+    with pytest.raises(Fault) as unproven:
+        site.do(number, "prove")
+    assert unproven.value.kind is expected
+    proxy.lie = None
+    site.take_up(number)
+    site.do_until(number, "prove")
+    proxy.lie = Lie(kind, method="GET", part="list-type")
+    with pytest.raises(Fault, match="2 of 2 files are kept"):
+        site.do(number, "delete")
+    assert len(site.on_disk()) == 2
+    proxy.lie = None
+    assert run(site, number) == []
+    check_is_clean(site, [number])
+
+
+@pytest.mark.parametrize(("method", "part"), [("PUT", ".warc.gz"), ("PUT", "MANIFEST.txt"), ("GET", "list-type")])
+def test_a_redirect_leads_no_key_and_no_bytes_to_another_host(
+    site: Site, proxy: LyingProxy, method: str, part: str
+) -> None:
+    number = site.one_series()
+    proxy.lie = Lie("redirect", method=method, part=part)
+    proxy.stolen.clear()
+    assert run(site, number)
+    assert proxy.lie.told
+    assert proxy.stolen == []
+    check_nothing_lost(site)
     proxy.lie = None
     assert run(site, number) == []
     check_is_clean(site, [number])

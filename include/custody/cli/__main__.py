@@ -2,4 +2,4 @@
 
 from custody.cli.main import main
 
-main()
+main(prog_name="custody")

@@ -10,10 +10,11 @@ from typing import Any
 import click
 
 from custody.cli.show import show
-from custody.drain import artifacts
+from custody.drain import artifacts, bundles
 from custody.drain.artifacts import Comparison, Place, Sum
 from custody.faults import Fault, FaultKind
 from custody.host import SshHost, SshTarget
+from custody.ledger import Ledger, run_name
 from custody.units import format_size
 
 _DIRECTORY = click.Path(exists=True, file_okay=False, path_type=Path)
@@ -106,7 +107,7 @@ def copy_crawldata(source: Path, staging: str, **remote: Any) -> None:
 @click.option("--into", type=click.Path(file_okay=False, path_type=Path), default=Path(), show_default=True)
 def bundle(directories: tuple[Path, ...], crawl: str, host: str, into: Path) -> None:
     """Pack config, logs, recover files, reports and tombstones below DIRECTORIES into one tar.gz."""
-    click.echo(artifacts.bundle(directories, into, crawl=crawl, host=host))
+    click.echo(bundles.bundle(directories, into, crawl=crawl, host=host))
 
 
 @click.command("store-bundle")
@@ -114,13 +115,15 @@ def bundle(directories: tuple[Path, ...], crawl: str, host: str, into: Path) -> 
 @click.argument("staging")
 @_remote
 def store_bundle(bundle_file: Path, staging: str, **remote: Any) -> None:
-    """Send a bundle to STAGING (USER@HOST:DIR) as an item of its own, and prove it there."""
+    """Send a bundle to STAGING (USER@HOST:DIR) as an item of its own, prove it there, and put it on record."""
     from custody.drain.targets.thumper import ThumperTarget
 
     place = _place(staging, **remote)
     if place.host is None:
         raise Fault(FaultKind.CONFIG, staging, "is not on another machine", next_command="write it as USER@HOST:DIR")
-    stored = artifacts.store_bundle(bundle_file, ThumperTarget(place.host, place.directory, port=remote["port"]))
+    ledger = Ledger.open()
+    stored = bundles.store_bundle(bundle_file, ThumperTarget(place.host, place.directory, port=remote["port"]))
+    bundles.record_bundle(ledger, stored, who=run_name())
     click.echo(f"{stored.place}: proven, sha256 {stored.fixity.digests['sha256']}")
 
 

@@ -111,6 +111,7 @@ def _adopt_ours(ledger: Ledger, config_name: str, config: DrainConfig, directory
 def _state_by_markers(directory: Path) -> SeriesState:
     """The furthest state that needs no trust: beyond it, the target is asked again."""
     for marker, state in (
+        (markers.CLOSED, SeriesState.CLOSED),
         (markers.CLEAN, SeriesState.CLEAN),
         (markers.BUCKET_OK, SeriesState.CREATED),
         (markers.MANIFEST, SeriesState.LISTED),

@@ -1,4 +1,4 @@
-"""The small change of a crawl: how many WARCs, whether a copied job tree is whole, logs and reports in a bundle.
+"""The small change of a crawl: how many WARCs there are, and whether a copied job tree is whole.
 
 draintasker's utilities under their old names, with the one thing they lacked: counts and sizes are for the eye, digests
 decide. A copy is whole only where every byte of both sides was hashed and nothing is missing, different or strange.
@@ -6,28 +6,18 @@ decide. A copy is whole only where every byte of both sides was hashed and nothi
 
 from __future__ import annotations
 
-import gzip
-import io
 import os
 import stat
-import tarfile
-import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path, PurePath, PurePosixPath
-from typing import BinaryIO
 
-from custody import gate
-from custody.digests import Fixity, Match, read_file, reading
-from custody.drain.names import SUFFIXES, check_identifier, is_portable
-from custody.drain.targets import Item, Outgoing, Target, rsync
+from custody.digests import Fixity, Match, read_file
+from custody.drain.names import SUFFIXES
+from custody.drain.targets import rsync
 from custody.faults import Fault, FaultKind, os_errors_as_faults
 from custody.host import SshHost
-from custody.publish import fsync_directory, rename_noclobber
 
-BUNDLED = ("config", "logs", "recover", "reports", "tombstones")
-BUNDLE_ENDING = "-bundle.tar.gz"
 COPY_TIMEOUT_S = 7 * 86400.0
 STALL_S = 600.0
 _BY_SHA256 = ("sha256",)
@@ -74,7 +64,7 @@ def addup(directory: Path) -> dict[str, Sum]:
     """Count the WARC and ARC files below a directory, by suffix. Faults: CONFIG where there is no such directory."""
     found: dict[str, Sum] = {}
     longest_first = sorted(SUFFIXES, key=len, reverse=True)
-    for path in _files(directory):
+    for path in files_below(directory):
         suffix = next((ending for ending in longest_first if path.name.endswith(ending)), None)
         if suffix:
             found[suffix] = found.get(suffix, Sum()) + Sum(1, path.lstat().st_size)
@@ -146,110 +136,6 @@ def copy_crawldata(source: Path, staging: Place) -> Comparison:
     return found
 
 
-def bundle(roots: Sequence[Path], into: Path, *, crawl: str, host: str) -> Path:
-    """Pack config, logs, recover files, reports and tombstones of a crawl into one tar.gz, and return its path.
-
-    Everything below a directory of one of these names is taken, and every ``NAME.tombstone``. With several ``roots``
-    (a crawl on several disks) the members of each stand below its number. The same files make the same bytes; the name
-    holds the time (UTC) of the youngest. The file appears whole or not at all, and over nothing else.
-
-    Faults: CONFIG where nothing is to be bundled, DATA where a file changes meanwhile, CONFLICT where a bundle of this
-    name has other bytes.
-    """
-    members: dict[str, Path] = {}
-    for number, root in enumerate(roots):
-        prefix = f"{number}/" if len(roots) > 1 else ""
-        members |= {f"{prefix}{path.relative_to(root)}": path for path in _files(root) if _is_bundled(path, root)}
-    if not members:
-        named = ", ".join(str(root) for root in roots) or "no directory"
-        reason = f"holds nothing to bundle: no file below {', '.join(BUNDLED)}, and no tombstone"
-        raise Fault(FaultKind.CONFIG, named, reason, next_command="check the job directory")
-    youngest = max(path.lstat().st_mtime for path in members.values())
-    name = f"{crawl}-{host}-{datetime.fromtimestamp(int(youngest), UTC):%Y%m%d%H%M%S}{BUNDLE_ENDING}"
-    if not is_portable(name):
-        raise Fault(FaultKind.CONFIG, f"bundle {name!r}", "is no portable file name; change crawl or host")
-    target = into / name
-    with os_errors_as_faults(str(target)):
-        into.mkdir(parents=True, exist_ok=True)
-        descriptor, temporary = tempfile.mkstemp(dir=into, prefix=f".{name[:100]}.", suffix=".tmp")
-        try:
-            with os.fdopen(descriptor, "wb") as stream:
-                _write_bundle(stream, members)
-                stream.flush()
-                os.fsync(stream.fileno())
-            _publish_bundle(Path(temporary), target)
-        finally:
-            Path(temporary).unlink(missing_ok=True)
-    return target
-
-
-def _publish_bundle(temporary: Path, target: Path) -> None:
-    if os.path.lexists(target):
-        if read_file(temporary).fixity.compare(read_file(target).fixity) is Match.EQUAL:
-            return
-        raise Fault(FaultKind.CONFLICT, str(target), "is there with other bytes", next_command="move it away")
-    temporary.chmod(0o644)
-    rename_noclobber(temporary, target)
-    fsync_directory(target.parent)
-
-
-def _write_bundle(stream: BinaryIO, members: Mapping[str, Path]) -> None:
-    with (
-        gzip.GzipFile(filename="", mode="wb", fileobj=stream, mtime=0) as packed,
-        tarfile.open(fileobj=packed, mode="w", format=tarfile.PAX_FORMAT) as archive,
-    ):
-        for name, path in sorted(members.items()):
-            with reading(path) as descriptor:
-                found = os.fstat(descriptor)
-                entry = tarfile.TarInfo(name)
-                entry.size, entry.mtime, entry.mode = found.st_size, int(found.st_mtime), 0o644
-                with io.FileIO(os.dup(descriptor)) as content:
-                    archive.addfile(entry, content)
-
-
-def _is_bundled(path: Path, root: Path) -> bool:
-    folders = path.relative_to(root).parts[:-1]
-    return path.name.endswith(".tombstone") or any(part in BUNDLED for part in folders)
-
-
-@dataclass(frozen=True)
-class StoredBundle:
-    """A bundle, and where its proven copy is."""
-
-    path: Path
-    place: str
-    fixity: Fixity
-
-
-def store_bundle(path: Path, target: Target) -> StoredBundle:
-    """Send a bundle to a target as an item of its own, and prove it there; the local file stays.
-
-    The item is named after the bundle. Harmless where it is stored already. Faults: as of the target, and DATA where
-    what is stored there is not the bundle.
-    """
-    item = Item(path.name.removesuffix(".tar.gz"), {"mediatype": "data", "title": path.name})
-    check_identifier(item.identifier)
-    found = read_file(path)
-    place = target.place(item.identifier, path.name)
-    there = target.look(item.identifier, [path.name])[path.name]
-    verdict = gate.may_overwrite(found.fixity, there)
-    if not verdict.allowed:
-        raise Fault(FaultKind.CONFLICT, place, str(verdict), next_command="move it away there")
-    if there is None:
-        target.create(item, f"{found.fixity.digests['md5']}  {path.name}\n".encode())
-        receipt = target.put(item, Outgoing(path, path.name, found.fixity, found.state))
-        if found.fixity.compare(receipt.read) is not Match.EQUAL:
-            raise Fault(FaultKind.DATA, str(path), "changed on disk while it was sent", next_command="check the disk")
-        there = target.look(item.identifier, [path.name])[path.name]
-    proof = gate.may_record_proof(found.fixity, there)
-    if not proof.allowed:
-        raise Fault(FaultKind.DATA, place, str(proof), next_command="look at it there, then run again")
-    return StoredBundle(path, place, found.fixity)
-
-
-# -- trees ---------------------------------------------------------------------------------------------------------
-
-
 def _demand_directory(directory: Path) -> None:
     if not directory.is_dir():
         raise Fault(FaultKind.CONFIG, str(directory), "is no directory", next_command="check the path")
@@ -268,8 +154,8 @@ def _walk(directory: Path) -> Iterator[tuple[Path, list[str], list[str]]]:
             yield Path(folder), folders, sorted(names)
 
 
-def _files(directory: Path) -> Iterator[Path]:
-    """Every regular file below a directory."""
+def files_below(directory: Path) -> Iterator[Path]:
+    """Every regular file below a directory. Faults: CONFIG where there is none."""
     for folder, _, names in _walk(directory):
         for name in names:
             if stat.S_ISREG((folder / name).lstat().st_mode):
@@ -277,7 +163,7 @@ def _files(directory: Path) -> Iterator[Path]:
 
 
 def _digests(directory: Path) -> dict[str, Fixity]:
-    return {str(path.relative_to(directory)): read_file(path, _BY_SHA256).fixity for path in _files(directory)}
+    return {str(path.relative_to(directory)): read_file(path, _BY_SHA256).fixity for path in files_below(directory)}
 
 
 _LIST = """

@@ -1,7 +1,7 @@
 """Audit: are the copies that let others go still there? Ledger against target and ledger against disk, both ways.
 
 Nothing is repaired here. A copy that its keeper no longer lists, or lists otherwise, is marked LOST and named; what was
-let go on the strength of it is then known by one query.
+let go on the strength of it is then known by one query. One series can be proven anew, as strictly as the first time.
 """
 
 from __future__ import annotations
@@ -15,10 +15,11 @@ import sqlalchemy as sa
 from custody.digests import Match
 from custody.drain import tables
 from custody.drain.adopt import strange_directories
-from custody.drain.config import DrainConfig
+from custody.drain.config import DrainConfig, ProofKind
 from custody.drain.pack import strangers
 from custody.drain.series import FINISHED, ROOM, Series, SeriesState, load
 from custody.drain.targets import Target
+from custody.faults import Fault, FaultKind
 from custody.gate import describe
 from custody.ledger import CopyState, Ledger
 from custody.ledger.store import now
@@ -56,8 +57,8 @@ def audit(
         files += len(series.files)
         drifts += _local_drifts(series)
         if series.state in {SeriesState.PROVEN, SeriesState.CLEAN}:
-            for target in targets:
-                drifts += _remote_drifts(ledger, series, target, who)
+            for target, destination in zip(targets, config.destinations, strict=True):
+                drifts += _remote_drifts(ledger, series, target, destination.proof, who)
     with ledger.begin() as connection:
         detail = {"series": len(series_ids), "files": files, "drifts": len(drifts), "days": days}
         result = "data" if drifts else "done"
@@ -65,6 +66,30 @@ def audit(
             connection, who=who, room=ROOM, what="audit", subject=config_name, result=result, detail=detail
         )
     return Audit(len(series_ids), files, tuple(drifts))
+
+
+def audit_series(ledger: Ledger, config_name: str, series_id: int, targets: Sequence[Target], *, who: str) -> Audit:
+    """Prove a series that was drained once more: what is equal gets a new proof on record, what is not is LOST.
+
+    Faults: CONFIG where it is not of that configuration or was not proven yet; as the targets raise them.
+    """
+    series = load(ledger, series_id)
+    if series.config_name != config_name:
+        reason = f"is of the configuration {series.config_name}, not of {config_name}"
+        raise Fault(FaultKind.CONFIG, f"series {series_id}", reason)
+    if series.state not in {SeriesState.PROVEN, SeriesState.CLEAN}:
+        reason = f"is {series.state}: there is no proof yet to be made again"
+        raise Fault(FaultKind.CONFIG, series.item, reason, next_command=series.next_command)
+    drifts = _local_drifts(series)
+    for target, destination in zip(targets, series.config.destinations, strict=True):
+        drifts += _remote_drifts(ledger, series, target, destination.proof, who, anew=True)
+    with ledger.begin() as connection:
+        detail = {"files": len(series.files), "drifts": len(drifts)}
+        result = "data" if drifts else "done"
+        ledger.record_event(
+            connection, who=who, room=ROOM, what="audit", subject=series.item, result=result, detail=detail
+        )
+    return Audit(1, len(series.files), tuple(drifts))
 
 
 def _recent(ledger: Ledger, config_name: str, days: int) -> list[int]:
@@ -94,14 +119,34 @@ def _local_drifts(series: Series) -> list[Drift]:
     return drifts
 
 
-def _remote_drifts(ledger: Ledger, series: Series, target: Target, who: str) -> list[Drift]:
+def _remote_drifts(
+    ledger: Ledger, series: Series, target: Target, kind: ProofKind, who: str, *, anew: bool = False
+) -> list[Drift]:
+    """What a target states otherwise than the ledger; what it states rightly is proven ``anew``, if asked for.
+
+    Where proof is by reading back, that is done for a new proof, and for a keeper that states no digest.
+    """
     stated = target.look(series.item, [member.name for member in series.files])
+    if kind is ProofKind.READBACK:
+        stated = {
+            name: target.read_back(series.item, name) if found and (anew or not found.digests) else found
+            for name, found in stated.items()
+        }
     drifts = []
     for member in series.files:
         found, place = stated[member.name], target.place(series.item, member.name)
         if member.fixity is None or member.file_id is None:
             continue
-        if found is not None and member.fixity.compare(found) is Match.EQUAL:
+        match = Match.DIFFERENT if found is None else member.fixity.compare(found)
+        if match is Match.EQUAL and anew:
+            with ledger.begin() as connection:
+                copy_id = ledger.record_copy(connection, member.file_id, place, CopyState.PROVEN)
+                assert found is not None
+                ledger.record_proof(connection, copy_id, kind, found, who)
+        if match is Match.EQUAL:
+            continue
+        if match is Match.UNVERIFIED:
+            drifts.append(Drift(place, "is stored with that size, and no digest is stated to compare"))
             continue
         what = "is not stored any more" if found is None else f"is stored as {describe(found)}"
         drifts.append(Drift(place, what))

@@ -9,14 +9,15 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 import sqlalchemy as sa
 
 from custody.drain import tables
 from custody.drain.config import GIB, DrainConfig
+from custody.drain.keys import hold_back
 from custody.drain.series import Series, SeriesState, load
-from custody.drain.step import Step
+from custody.drain.step import Step, put_on_record
 from custody.drain.targets import Target
 from custody.faults import Fault, FaultKind
 from custody.ledger import Ledger
@@ -125,13 +126,17 @@ def try_each(
     *,
     who: str,
     targets_of: Callable[[DrainConfig], Sequence[Target]],
+    since: datetime | None = None,
 ) -> Tried:
-    """Do a step on every series of a batch, whatever becomes of the others."""
+    """Do a step on every series of a batch, whatever becomes of the others.
+
+    :param since: when the run began: a key that was refused after that is not tried again.
+    """
     tried = Tried(len(series_ids))
     reach = _Reach(targets_of)
     for number in series_ids:
         try:
-            _try(step, ledger, number, tried, who, reach)
+            _try(step, ledger, number, tried, who, reach, since)
         except Fault as fault:
             if tried.count > 1:
                 _log.warning("%s", fault)  # the fault that the step ends with is told by who catches it
@@ -157,7 +162,9 @@ class _Reach:
         return self._known[1]
 
 
-def _try(step: Step, ledger: Ledger, number: int, tried: Tried, who: str, reach: _Reach) -> None:
+def _try(
+    step: Step, ledger: Ledger, number: int, tried: Tried, who: str, reach: _Reach, since: datetime | None
+) -> None:
     series = load(ledger, number)
     size = format_size(series.size_bytes)
     _log.info("%s: %s, %d files, %s", series.item, series.state, len(series.files), size)
@@ -166,9 +173,17 @@ def _try(step: Step, ledger: Ledger, number: int, tried: Tried, who: str, reach:
         _log.warning("%s: passed over, it is stuck: %s", series.item, series.fault_text)
         tried.passed.append(series)
         return
-    done = step(ledger, number, who=who, targets=reach.targets(series.config))
+    try:
+        targets = reach.targets(series.config)
+    except Fault as fault:
+        put_on_record(ledger, series, "reach", fault, who=who)
+        raise
+    if targets and since and series.state is step.needs:
+        hold_back(ledger, series, since, who=who)
+    done = step(ledger, number, who=who, targets=targets)
     _log.info("%s: %s", done.item, done.state)
-    (tried.dropped if done.state is SeriesState.DROPPED else tried.through).append(done)
+    is_over = done.state in {SeriesState.DROPPED, SeriesState.CLOSED}
+    (tried.dropped if is_over else tried.through).append(done)
 
 
 def _is_mended_by_time(fault: Fault) -> bool:

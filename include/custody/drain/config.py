@@ -42,6 +42,7 @@ class TargetKind(StrEnum):
     IAS3 = "ias3"
     S3 = "s3"
     THUMPER = "thumper"
+    DIRECTORY = "directory"
 
 
 class Transfer(StrEnum):
@@ -101,7 +102,7 @@ class Destination(BaseModel):
     target: TargetKind = TargetKind.IAS3
     connection: str | None = Field(None, description="Airflow connection; default custody_TARGET")
     bucket: str | None = Field(None, description="for target s3")
-    remote_dir: Path | None = Field(None, description="for target thumper: the directory on the second machine")
+    remote_dir: Path | None = Field(None, description="for targets thumper and directory: where items are put")
     transfer: Transfer = Transfer.PUSH
     proof: ProofKind = ProofKind.LISTING
 
@@ -109,8 +110,9 @@ class Destination(BaseModel):
     def _is_complete(self) -> Self:
         if self.target is TargetKind.S3 and not self.bucket:
             raise ValueError("target s3 needs a bucket")
-        if self.target is TargetKind.THUMPER and not (self.remote_dir and self.remote_dir.is_absolute()):
-            raise ValueError("target thumper needs remote_dir, an absolute path")
+        needs_directory = self.target in {TargetKind.THUMPER, TargetKind.DIRECTORY}
+        if needs_directory and not (self.remote_dir and self.remote_dir.is_absolute()):
+            raise ValueError(f"target {self.target} needs remote_dir, an absolute path")
         return self
 
     @property
@@ -184,11 +186,20 @@ class DrainConfig(Destination):
         95.0, gt=0, le=100, description="a disk this full is drained without waiting for full items"
     )
     crawler: CrawlerSettings | None = Field(None, description="who is asked to pause at pressure_pct")
+    full_warn_h: float = Field(
+        12.0, ge=0, description="a disk that will be full within so many hours, as it fills now, is for a person"
+    )
     open_warn_s: int = Field(86400, ge=1, description="a .open file older than this is reported")
+    sample_pct: float = Field(
+        0.0, ge=0, le=100, description="of the files proven by a listing, so many in a hundred are read back as well"
+    )
     grace_s: int = Field(0, ge=0)
     undo_s: int = Field(0, ge=0, description="how long deleted files stay in the trash of their item; 0: no trash")
     rehash_before_delete: bool = False
     clear_finish_drain: bool = False
+    bundle_from: tuple[Path, ...] = Field(
+        (), description="directories whose config, logs and reports are stored as a bundle when the crawl is drained"
+    )
 
     @field_validator("crawljob")
     @classmethod
@@ -225,7 +236,7 @@ class DrainConfig(Destination):
 
     @field_validator(
         "sleep_time", "block_delay", "max_block_count", "retry_delay", "max_files", "stable_for_s", "max_wait_s",
-        "upload_connections", "grace_s", "batch_gib",
+        "upload_connections", "grace_s", "batch_gib", "sample_pct", "full_warn_h",
         mode="before",
     )  # fmt: skip
     @classmethod
@@ -277,11 +288,18 @@ class DrainConfig(Destination):
     def _fits_together(self) -> Self:
         if any(place.target is TargetKind.IAS3 for place in self.destinations) and not self.collections:
             raise ValueError("target ias3 needs collections")
+        for place in self.destinations:
+            if place.target is TargetKind.DIRECTORY and place.remote_dir and self._is_drained(place.remote_dir):
+                raise ValueError(f"remote_dir {place.remote_dir} lies in a directory that is drained, or around one")
         if self.job_dir == self.xfer_dir:
             raise ValueError("job_dir and xfer_dir are the same directory")
         if self.crawler and self.crawler.resume_pct >= self.pressure_pct:
             raise ValueError(f"crawler.resume_pct must be below pressure_pct ({self.pressure_pct:g})")
         return self
+
+    def _is_drained(self, place: Path) -> bool:
+        own = (self.job_dir, self.xfer_dir)
+        return any(place.is_relative_to(one) or one.is_relative_to(place) for one in own)
 
 
 def config_names() -> list[str]:
@@ -304,4 +322,6 @@ def parse(values: Mapping[str, Any], where: str, *, base: Path | None = None) ->
     config = configs.check(DrainConfig, values, where)
     if base is None:
         return config
-    return config.model_copy(update={"job_dir": base / config.job_dir, "xfer_dir": base / config.xfer_dir})
+    bundled = tuple(base / directory for directory in config.bundle_from)
+    own = {"job_dir": base / config.job_dir, "xfer_dir": base / config.xfer_dir, "bundle_from": bundled}
+    return config.model_copy(update=own)

@@ -18,14 +18,15 @@ from custody import gate
 from custody.digests import FileState, Fixity, Match, read_file
 from custody.drain import markers, trash
 from custody.drain.config import ProofKind
-from custody.drain.series import Series, SeriesFile, SeriesState, is_on_hold
+from custody.drain.series import ROOM, Series, SeriesFile, SeriesState, is_on_hold
 from custody.drain.step import Work, series_step
+from custody.drain.witness import witness
 from custody.faults import Fault, FaultKind
 from custody.gate import DeleteFacts, ProvenCopy
 from custody.ledger import CopyState
 from custody.ledger.store import disk_place, now, place_key
 from custody.ledger.tables import copy as copy_table
-from custody.ledger.tables import proof
+from custody.ledger.tables import event, proof
 from custody.publish import fsync_directory
 
 
@@ -90,16 +91,21 @@ def _facts(work: Work, member: SeriesFile, copies: Sequence[ProvenCopy]) -> Dele
 
 
 def _copies(work: Work) -> dict[SeriesFile, list[ProvenCopy]]:
-    """For every file its copies at all targets: the youngest proof on record, and what the target states now."""
+    """For every file its copies at all targets: the youngest proof on record, and what the target states now.
+
+    Faults: CONFIG where a target turns out to be the disk that is drained, or another target.
+    """
     series = work.series
     copies: dict[SeriesFile, list[ProvenCopy]] = {member: [] for member in series.files}
-    for target, destination in zip(work.targets, series.config.destinations, strict=True):
-        listed = target.look(series.item, [member.name for member in series.files])
-        for member, found in copies.items():
-            stated = listed[member.name]
-            if stated and not stated.digests and destination.proof is ProofKind.READBACK:
-                stated = target.read_back(series.item, member.name, work.advance)  # a listing without digests
-            found.append(_proven_copy(work, member, target.place(series.item, member.name), stated))
+    with witness(work) as seen:
+        for target, destination in zip(work.targets, series.config.destinations, strict=True):
+            listed = target.look(series.item, [*(member.name for member in series.files), *seen.names(target)])
+            seen.demand_other(target, listed)
+            for member, found in copies.items():
+                stated = listed[member.name]
+                if stated and not stated.digests and destination.proof is ProofKind.READBACK:
+                    stated = target.read_back(series.item, member.name, work.advance)  # a listing without digests
+                found.append(_proven_copy(work, member, target.place(series.item, member.name), stated))
     return copies
 
 
@@ -126,13 +132,22 @@ def _delete(work: Work, member: SeriesFile) -> None:
     path = series.path(member)
     with work.transaction() as connection:
         work.event(connection, "deleting", member.name, detail={"path": str(path)})
-        markers.append(series.directory / markers.CLEAN_OPEN, f"rm {path}\n")
+        _log_intent(series, path)
     with work.transaction() as connection:  # while it lasts nobody can take the lease over
         if series.config.undo_s:
             trash.put_aside(path, series.private)
         else:
             path.unlink()
         _release(work, connection, member)
+
+
+def _log_intent(series: Series, path: Path) -> None:
+    """For those who look at the directory. On a full disk it waits for the room that the deletion makes."""
+    try:
+        markers.append(series.directory / markers.CLEAN_OPEN, f"rm {path}\n")
+    except Fault as fault:
+        if fault.kind is not FaultKind.CAPACITY:
+            raise
 
 
 def _release(work: Work, connection: Connection, member: SeriesFile) -> None:
@@ -153,7 +168,7 @@ def _is_gone(work: Work, member: SeriesFile) -> bool:
     if _is_released(work, member):
         return True
     with work.transaction() as connection:
-        if _was_intended(work.series, path):
+        if _was_intended(work, member, path):
             _release(work, connection, member)
         else:
             assert member.file_id is not None
@@ -170,9 +185,16 @@ def _is_released(work: Work, member: SeriesFile) -> bool:
         return connection.scalar(query) == CopyState.RELEASED
 
 
-def _was_intended(series: Series, path: Path) -> bool:
-    logs = [series.directory / name for name in (markers.CLEAN_OPEN, markers.CLEAN)]
-    return any(f"rm {path}" in log.read_text("utf-8").splitlines() for log in logs if log.exists())
+def _was_intended(work: Work, member: SeriesFile, path: Path) -> bool:
+    """By the notes beside the data, which outlive a lost ledger; by the ledger, where there was no room for them."""
+    logs = [work.series.directory / name for name in (markers.CLEAN_OPEN, markers.CLEAN)]
+    if any(f"rm {path}" in log.read_text("utf-8").splitlines() for log in logs if log.exists()):
+        return True
+    query = sa.select(event.c.detail).where(
+        event.c.room == ROOM, event.c.subject == member.name, event.c.what == "deleting"
+    )
+    with work.ledger.read() as connection:
+        return any(detail.get("path") == str(path) for detail in connection.scalars(query))
 
 
 def _kept_fault(work: Work, kept: list[str], copies: Mapping[SeriesFile, list[ProvenCopy]]) -> Fault:

@@ -6,6 +6,8 @@ the count of PACKED.
 
 from __future__ import annotations
 
+import shlex
+
 from custody.digests import FileState
 from custody.drain import markers
 from custody.drain.markers import ManifestEntry
@@ -35,6 +37,7 @@ def _entry(series: Series, member: SeriesFile) -> ManifestEntry:
             FaultKind.DATA,
             str(path),
             "is not the file that was packed (size, time or inode differ)",
-            next_command=f"find out who wrote to it; it was packed with sha256 {member.fixity.digests['sha256']}",
+            next_command=f"custody drain set-aside {series.id} {shlex.quote(member.name)} --because WHY "
+            f"(find out who wrote to it; it was packed with sha256 {member.fixity.digests['sha256']})",
         )
     return ManifestEntry(member.name, str(member.source), member.fixity, member.state)

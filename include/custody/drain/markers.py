@@ -29,6 +29,7 @@ TOMBSTONE = "TOMBSTONE"
 SUCCESS = "SUCCESS"
 CLEAN_OPEN = "CLEAN.open"
 CLEAN = "CLEAN"
+CLOSED = "CLOSED"
 PRIVATE = ".custody"
 PLAN_FILE = "plan.json"
 MANIFEST_FILE = "manifest.json"
@@ -76,6 +77,12 @@ def write_manifest(directory: Path, entries: Iterable[ManifestEntry]) -> None:
     ]
     write_json(directory / PRIVATE / MANIFEST_FILE, content)
     write_atomic(directory / MANIFEST, manifest_text(ordered))
+
+
+def earlier_manifests(directory: Path) -> list[bytes]:
+    """What MANIFEST was before files were set aside: it may be what a target holds. Oldest first."""
+    found = (directory / PRIVATE).glob(f"{MANIFEST}.[0-9]*")
+    return [path.read_bytes() for path in sorted(found, key=lambda path: int(path.suffix[1:]))]
 
 
 def manifest_text(entries: Iterable[ManifestEntry]) -> bytes:

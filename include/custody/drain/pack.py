@@ -153,14 +153,14 @@ def _quarantine(work: Work, member: SeriesFile, reason: str) -> None:
     """Set a damaged file aside, whole, with the reason beside it. A crash between the two is repeated by the retry."""
     directory = work.series.config.job_dir / QUARANTINE
     directory.mkdir(exist_ok=True)
-    aside = _free_name(directory / member.source.name)
+    aside = free_name(directory / member.source.name)
     report = {"file": str(member.source), "reason": reason, "found_at": now().isoformat(), "found_by": work.who}
     markers.write_json(aside.with_name(f"{aside.name}.reason.json"), report)
     rename_noclobber(member.source, aside)
     _leave(work, member, reason, what="quarantine")
 
 
-def _free_name(path: Path) -> Path:
+def free_name(path: Path) -> Path:
     """The path, or with .1, .2 ... where an earlier file of this name was set aside."""
     number = 0
     free = path
@@ -267,6 +267,7 @@ def names_on_disk(directory: Path) -> list[str]:
         markers.SUCCESS,
         markers.CLEAN,
         markers.CLEAN_OPEN,
+        markers.CLOSED,
         markers.PRIVATE,
     }
     with os.scandir(directory) as entries:

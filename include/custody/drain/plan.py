@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from custody import lease
-from custody.drain import markers, trash
+from custody.drain import markers, reserve, trash
 from custody.drain.adopt import Adopted, adopt
 from custody.drain.config import DrainConfig
 from custody.drain.packing import Candidate, Limits, PackingPlan, plan_packing
@@ -51,6 +51,7 @@ class Planned:
     planned: tuple[PlannedSeries, ...] = ()
     waiting: tuple[str, ...] = ()
     refused: tuple[Fault, ...] = field(default=(), compare=False)
+    held: int = 0
 
     @property
     def series_ids(self) -> list[int]:
@@ -73,6 +74,7 @@ def plan_series(ledger: Ledger, config_name: str, config: DrainConfig, *, who: s
 def _plan(ledger: Ledger, config_name: str, config: DrainConfig, *, who: str, dry_run: bool) -> Planned:
     if not dry_run:
         trash.empty(ledger, config_name, config, who=who)
+        reserve.keep(config)
     adopted = () if dry_run else tuple(adopt(ledger, config_name, config, who=who))
     begun = unfinished(ledger, config_name, max_attempts=config.max_attempts)
     busy = lease.holders(ledger, [lease_of(series_id) for series_id in begun])
@@ -105,7 +107,7 @@ def _plan(ledger: Ledger, config_name: str, config: DrainConfig, *, who: str, dr
                 ledger.record_event(connection, who=who, room=ROOM, what="plan", subject=item, detail=detail)
         planned.append(PlannedSeries(series_id, item, names, size))
     waiting = tuple(candidate.warc.name for candidate in packing.waiting)
-    return Planned(found, adopted, busy, resumed, tuple(planned), waiting, tuple(refused))
+    return Planned(found, adopted, busy, resumed, tuple(planned), waiting, tuple(refused), len(taken))
 
 
 def _pack(free: list[Candidate], config: DrainConfig) -> PackingPlan:
@@ -125,6 +127,8 @@ def describe(planned: Planned) -> list[str]:
     lines += [f"in another run's hands: {name}, {holder}" for name, holder in planned.busy.items()]
     lines += [f"goes on: series {series_id}" for series_id in planned.resumed]
     lines += [f"new: {one.item}, {len(one.names)} files, {format_size(one.size_bytes)}" for one in planned.planned]
+    if planned.held:
+        lines.append(f"{planned.held} of them are held by series that were planned before")
     if planned.waiting:
         lines.append(f"{len(planned.waiting)} files wait for more (FINISH_DRAIN packs them now)")
     for reason, count in Counter(leftover.reason for leftover in found.leftovers).items():

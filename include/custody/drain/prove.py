@@ -2,10 +2,13 @@
 
 A separate step from sending, because "200" at the end of an upload says only that somebody took the bytes. Every file
 of the series must be listed with its size and a digest that equals ours; with ``proof: readback`` every stored byte is
-read and hashed. Only then are the tombstones written.
+read and hashed, with ``sample_pct`` those of some files. Only then are the tombstones written.
 """
 
 from __future__ import annotations
+
+import random
+from collections.abc import Collection, Sequence
 
 from custody import gate
 from custody.digests import Fixity
@@ -15,6 +18,7 @@ from custody.drain.metadata import describe_item
 from custody.drain.series import Series, SeriesFile, SeriesState
 from custody.drain.step import Work, series_step
 from custody.drain.targets import Settling, Target
+from custody.drain.witness import Witness, witness
 from custody.faults import Fault, FaultKind
 from custody.ledger import CopyState
 from custody.ledger.store import now
@@ -25,10 +29,12 @@ def prove(work: Work) -> None:
     """Prove every file of the series at every target, or say which are not; see the module."""
     series = work.series
     notes: list[dict[str, object]] = []
-    for target, destination in zip(work.targets, series.config.destinations, strict=True):
-        stated = _ask(work, target, destination.proof)
-        _demand_equal(series, target, stated)
-        notes += _record(work, target, destination.proof, stated)
+    with witness(work) as seen:
+        for target, destination in zip(work.targets, series.config.destinations, strict=True):
+            read_back = _to_read_back(series, destination.proof)
+            stated = _ask(work, target, read_back, seen)
+            _demand_equal(series, target, stated)
+            notes += _record(work, target, stated, read_back)
     markers.write_json(series.private / markers.PROOFS_FILE, notes)
     urls = {member.name: work.targets[0].url(series.item, member.name) for member in series.files}
     markers.write_tombstones(series.directory, urls)
@@ -37,15 +43,28 @@ def prove(work: Work) -> None:
     work.detail |= {"files": len(series.files), "copies": len(work.targets)}
 
 
-def _ask(work: Work, target: Target, kind: ProofKind) -> dict[str, Fixity | None]:
+def _to_read_back(series: Series, kind: ProofKind) -> Collection[str]:
+    """The files of which a listing is not enough: all, or a sample, as good as random and the same at a retry."""
+    names = [member.name for member in series.files]
+    return names if kind is ProofKind.READBACK else sample(names, series.config.sample_pct, seed=series.id)
+
+
+def sample(names: Sequence[str], pct: float, *, seed: int) -> set[str]:
+    """So many in a hundred of the names, rounded up: where a sample is asked for, it is never empty."""
+    count = -int(-len(names) * pct // 100)
+    return set(random.Random(seed).sample(sorted(names), min(count, len(names))))  # noqa: S311 - no secret
+
+
+def _ask(work: Work, target: Target, read_back: Collection[str], seen: Witness) -> dict[str, Fixity | None]:
     series = work.series
     if isinstance(target, Settling):
         target.settle(series.item)
-    listed = target.look(series.item, [member.name for member in series.files])
-    if kind is ProofKind.LISTING:
-        return listed
+    names = [member.name for member in series.files]
+    listed = target.look(series.item, [*names, *seen.names(target)])
+    seen.demand_other(target, listed)
     return {
-        name: target.read_back(series.item, name, work.advance) if found else None for name, found in listed.items()
+        name: target.read_back(series.item, name, work.advance) if listed[name] and name in read_back else listed[name]
+        for name in names
     }
 
 
@@ -69,7 +88,9 @@ def _unproven(series: Series, target: Target, complaints: dict[str, str], stated
     return Fault(kind, target.place(series.item, ""), reason, next_command=next_command)
 
 
-def _record(work: Work, target: Target, kind: ProofKind, stated: dict[str, Fixity | None]) -> list[dict[str, object]]:
+def _record(
+    work: Work, target: Target, stated: dict[str, Fixity | None], read_back: Collection[str]
+) -> list[dict[str, object]]:
     series = work.series
     notes = []
     with work.transaction() as connection:
@@ -77,6 +98,7 @@ def _record(work: Work, target: Target, kind: ProofKind, stated: dict[str, Fixit
             found = stated[member.name]
             assert found is not None and member.file_id is not None
             place = target.place(series.item, member.name)
+            kind = ProofKind.READBACK if member.name in read_back else ProofKind.LISTING
             copy_id = work.ledger.record_copy(connection, member.file_id, place, CopyState.PROVEN)
             work.ledger.record_proof(connection, copy_id, kind, found, work.who)
             work.event(connection, "proved", member.name, detail={"place": place, "stated": gate.describe(found)})

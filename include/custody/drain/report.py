@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 
@@ -115,16 +115,21 @@ def quarantined(config: DrainConfig) -> list[Path]:
     return sorted(path for path in directory.iterdir() if not path.name.endswith(".reason.json"))
 
 
-def finish_crawl(ledger: Ledger, config_name: str, config: DrainConfig) -> Finish:
-    """Look whether a crawl whose end was announced is drained; then, if so configured, take FINISH_DRAIN away."""
-    finishing = markers.is_finishing(config.job_dir)
+def look_at_finish(ledger: Ledger, config_name: str, config: DrainConfig) -> Finish:
+    """Look whether a crawl whose end was announced is drained."""
     left_series = len(unfinished(ledger, config_name))
     found = survey(config)
     left_files = len(found.candidates) + sum(leftover.only_waits for leftover in found.leftovers)
-    clear = finishing and config.clear_finish_drain and not left_series and not left_files
-    if clear:
-        (config.job_dir / markers.FINISH_DRAIN).unlink(missing_ok=True)
-    return Finish(finishing, left_files, left_series, clear)
+    return Finish(markers.is_finishing(config.job_dir), left_files, left_series, flag_cleared=False)
+
+
+def finish_crawl(ledger: Ledger, config_name: str, config: DrainConfig) -> Finish:
+    """Look whether a crawl whose end was announced is drained; then, if so configured, take FINISH_DRAIN away."""
+    finish = look_at_finish(ledger, config_name, config)
+    if not (finish.finishing and finish.is_drained and config.clear_finish_drain):
+        return finish
+    (config.job_dir / markers.FINISH_DRAIN).unlink(missing_ok=True)
+    return replace(finish, flag_cleared=True)
 
 
 def stuck(lines: Sequence[SeriesLine]) -> list[SeriesLine]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
@@ -19,9 +19,6 @@ from custody.drain.names import WarcName, item_name
 from custody.faults import Fault, FaultKind
 from custody.ledger import Ledger
 from custody.ledger.store import disk_place, now, place_key
-
-if TYPE_CHECKING:
-    pass
 
 ROOM = "drain"
 _KEYS_A_QUERY = 1000  # SQLite takes 32766 at most
@@ -38,6 +35,7 @@ class SeriesState(StrEnum):
     PROVEN = "proven"
     CLEAN = "clean"
     DROPPED = "dropped"  # nothing in it could be packed; its files are where they were, or in quarantine
+    CLOSED = "closed"  # a person ended it, see actions.close; its files are where they were
 
     @property
     def rank(self) -> int:
@@ -45,7 +43,7 @@ class SeriesState(StrEnum):
         return list(SeriesState).index(self)
 
 
-FINISHED = (SeriesState.CLEAN, SeriesState.DROPPED)
+FINISHED = (SeriesState.CLEAN, SeriesState.DROPPED, SeriesState.CLOSED)
 
 
 @dataclass(frozen=True)

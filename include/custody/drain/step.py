@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -12,10 +13,10 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from custody import lease
-from custody.drain import markers, tables
+from custody.drain import markers, reserve, tables
 from custody.drain.hooks import run_hook
 from custody.drain.series import ROOM, Series, SeriesState, lease_of, load, set_state
-from custody.faults import Fault, FaultKind, from_os_error
+from custody.faults import Fault, FaultKind, os_errors_as_faults
 from custody.ledger import Ledger
 from custody.ledger.store import now
 
@@ -94,15 +95,14 @@ def series_step(name: str, *, needs: SeriesState, makes: SeriesState) -> Callabl
                 if series.state.rank >= makes.rank:
                     return series
                 _require_draining(series)
+                _refuse_what_stopped_before(series, needs, name)
                 work = Work(ledger, series, who, held, targets, ends_as=makes)
                 try:
                     _require(series, needs, name)
                     facts = {"item": series.item, "directory": str(series.directory)}
                     run_hook(series.config, "before", name, facts)
-                    do(work)
+                    _do(do, work)
                     run_hook(series.config, "on", name, facts)
-                except OSError as error:
-                    raise _on_record(work, name, from_os_error(error)) from error
                 except Fault as fault:
                     raise _on_record(work, name, fault) from fault
                 with work.transaction() as connection:
@@ -116,6 +116,20 @@ def series_step(name: str, *, needs: SeriesState, makes: SeriesState) -> Callabl
     return frame
 
 
+def _do(do: Callable[[Work], None], work: Work) -> None:
+    """Do the work; where the disk is full, once more with the room that was kept for that."""
+    try:
+        with os_errors_as_faults():
+            do(work)
+    except Fault as fault:
+        if fault.kind is not FaultKind.CAPACITY or not reserve.spend(work.series.config):
+            raise
+        work.reload()
+        work.detail.clear()
+        with os_errors_as_faults():
+            do(work)
+
+
 def _require_draining(series: Series) -> None:
     """The operator's switch is looked at before every step; what waits for it is not a fault of the series."""
     if not markers.is_draining(series.config.job_dir):
@@ -123,15 +137,39 @@ def _require_draining(series: Series) -> None:
         raise Fault(FaultKind.CANCELLED, series.item, "not draining (no DRAINME)", next_command=switch)
 
 
+def _refuse_what_stopped_before(series: Series, needs: SeriesState, step: str) -> None:
+    """What an earlier step left behind with a fault keeps that fault on record: it says more than we could."""
+    if series.state.rank < needs.rank and series.fault:
+        reason = f"{_behind(series, needs, step)}; it stopped before: {series.fault_text}"
+        next_command = f"custody drain status {shlex.quote(series.config_name)} --stuck"
+        raise Fault(FaultKind.NEEDS_HUMAN, series.item, reason, next_command=next_command)
+
+
+def put_on_record(ledger: Ledger, series: Series, what: str, fault: Fault, *, who: str) -> None:
+    """Put a fault on record that kept a step from beginning. Faults: CONFLICT where somebody works on the series."""
+    with lease.hold(ledger, lease_of(series.id)) as held, ledger.begin() as connection:
+        held.check(connection)
+        values = {"fault": fault.kind, "fault_text": str(fault), "changed_at": now()}
+        connection.execute(sa.update(tables.series).where(tables.series.c.id == series.id).values(**values))
+        detail = {"fault": str(fault)}
+        ledger.record_event(
+            connection, who=who, room=ROOM, what=what, subject=series.item, result=fault.kind, detail=detail
+        )
+
+
 def _require(series: Series, needs: SeriesState, step: str) -> None:
     if series.state is not needs:
         raise Fault(
             FaultKind.NEEDS_HUMAN,
             series.item,
-            f"is {series.state}, and {step} takes only what is {needs}; nothing was done, whatever the task before is "
-            "marked as",
+            _behind(series, needs, step),
             next_command=series.next_command,
         )
+
+
+def _behind(series: Series, needs: SeriesState, step: str) -> str:
+    reason = f"is {series.state}, and {step} takes only what is {needs}"
+    return f"{reason}; nothing was done, whatever the task before is marked as"
 
 
 def _on_record(work: Work, step: str, fault: Fault) -> Fault:

@@ -26,6 +26,8 @@ OWN_NAMES = {markers.DRAINME, markers.FINISH_DRAIN, "PACKED.open", "quarantine"}
 
 YOUNG = "was written to a moment ago"
 BUSY = "a program has it open for writing"
+FUTURE = "has a time in the future: the clock was set back? Where nothing writes to it any more, touch it"
+_CLOCK_SLACK_S = 3600  # the clocks of two machines
 
 
 @dataclass(frozen=True)
@@ -117,7 +119,7 @@ def survey(config: DrainConfig, *, now_s: float | None = None) -> Survey:
             warc = kind.parse(entry.name)
             if warc and config.suffix_re and not ending_filter(config.suffix_re).fullmatch(warc.suffix):
                 warc = None
-            reason = _why_not(entry.name, found, warc, at - config.stable_for_s)
+            reason = _why_not(entry.name, found, warc, at, config.stable_for_s)
             if reason == IS_OPEN and found.st_mtime < at - config.open_warn_s:
                 reason = f"{IS_OPEN}, yet nothing was written to it for {_days(at - found.st_mtime)}: a dead crawler's?"
             if reason or warc is None:
@@ -130,7 +132,7 @@ def survey(config: DrainConfig, *, now_s: float | None = None) -> Survey:
     return Survey(tuple(candidates.values()), tuple(leftovers))
 
 
-def _why_not(name: str, found: os.stat_result, warc: WarcName | None, rested_since_s: float) -> str | None:
+def _why_not(name: str, found: os.stat_result, warc: WarcName | None, now_s: float, stable_for_s: float) -> str | None:
     if name.endswith(IN_PROGRESS):
         return IS_OPEN
     if stat.S_ISLNK(found.st_mode):
@@ -145,7 +147,9 @@ def _why_not(name: str, found: os.stat_result, warc: WarcName | None, rested_sin
         return "is empty"
     if found.st_nlink > 1:
         return "has a second name (hard link)"
-    if found.st_mtime > rested_since_s:
+    if found.st_mtime > now_s + _CLOCK_SLACK_S:
+        return FUTURE
+    if found.st_mtime > now_s - stable_for_s:
         return YOUNG
     return None
 

@@ -6,8 +6,10 @@ bytes that were read now, and the one the server says it received. The server's 
 
 from __future__ import annotations
 
+import os
+import shlex
 from collections.abc import Collection, Mapping
-from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
+from concurrent.futures import Future, ThreadPoolExecutor, as_completed, wait
 from datetime import UTC, datetime
 
 import sqlalchemy as sa
@@ -35,9 +37,10 @@ def create_item(work: Work) -> None:
         raise Fault(FaultKind.CONFIG, series.item, reason)
     item = describe_item(series)
     manifest = (series.directory / markers.MANIFEST).read_bytes()
+    earlier = markers.earlier_manifests(series.directory)
     for target in work.targets:
         _refuse_foreign(work, target, target.look(series.item, [member.name for member in series.files]))
-        target.create(item, manifest)
+        target.create(item, manifest, earlier)
     write_atomic(series.directory / markers.BUCKET_OK, f"{series.item}\n".encode())
 
 
@@ -98,14 +101,25 @@ def _on_record(work: Work, target: Target, states: Collection[CopyState]) -> set
 
 
 def _wait_for_all(sending: list[Future[None]]) -> None:
-    """Let running files end; after the first fault start no other, and raise it."""
-    done, waiting = wait(sending, return_when=FIRST_EXCEPTION)
-    for future in waiting:
-        future.cancel()
-    wait(waiting)
-    for future in [*done, *waiting]:
-        if not future.cancelled():
-            future.result()
+    """Let running files end; after the first fault start no other, and raise it.
+
+    A fault of the data is one file's own: the others go on, and it is raised in the end.
+    """
+    of_data: list[Fault] = []
+    try:
+        for future in as_completed(sending):
+            try:
+                future.result()
+            except Fault as fault:
+                if fault.kind is not FaultKind.DATA:
+                    raise
+                of_data.append(fault)
+    finally:
+        for future in sending:
+            future.cancel()
+        wait(sending)
+    if of_data:
+        raise of_data[0]
 
 
 def _is_stored(series: Series, member: SeriesFile, there: Fixity | None) -> bool:
@@ -117,11 +131,21 @@ def _send(work: Work, target: Target, item: Item, member: SeriesFile) -> None:
     work.held.check()
     path = series.path(member)
     expected = _fixity(series, member)
+    if not os.path.lexists(path):
+        reason = f"is not here any more and is not stored at {target.place(series.item, member.name)}"
+        look = f"custody where-is {shlex.quote(member.name)}"
+        raise Fault(FaultKind.DATA, str(path), reason, next_command=f"{look} (then put it back in its place)")
     if FileState.of_path(path) != member.state:
-        raise Fault(FaultKind.DATA, str(path), "is not the file that was packed; it was not sent")
+        reason = "is not the file that was packed; it was not sent"
+        raise Fault(FaultKind.DATA, str(path), reason, next_command=_set_aside(series, member))
     receipt = target.put(item, Outgoing(path, member.name, expected, member.state), work.advance)
     _compare_three(path.name, expected, receipt)
     _record_sent(work, target, member, receipt)
+
+
+def _set_aside(series: Series, member: SeriesFile) -> str:
+    """What lets the others go on: nothing but a person can say what became of one."""
+    return f"custody drain set-aside {series.id} {shlex.quote(member.name)} --because WHY (it goes to quarantine)"
 
 
 def _compare_three(name: str, packed: Fixity, receipt: Receipt) -> None:

@@ -107,8 +107,17 @@ def _thumper(config: DrainConfig, place: Destination) -> Target:
     )
 
 
+def _directory(config: DrainConfig, place: Destination) -> Target:
+    """A directory of this machine; it needs no connection."""
+    from custody.drain.targets.directory import DirectoryTarget
+
+    assert place.remote_dir is not None
+    return DirectoryTarget(place.remote_dir, drained=config.job_dir, pacing=config.pacing)
+
+
 _MAKERS: dict[TargetKind, Callable[[DrainConfig, Destination], Target]] = {
     TargetKind.S3: _s3,
     TargetKind.IAS3: _ias3,
     TargetKind.THUMPER: _thumper,
+    TargetKind.DIRECTORY: _directory,
 }

@@ -9,11 +9,12 @@ from typing import Any, ClassVar
 from airflow.sdk import Asset, BaseBranchOperator, Context
 from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
 
-from custody.drain import batches, plan, report, restore, view
+from custody.drain import batches, bundles, last_good, markers, plan, report, restore, view
 from custody.drain import config as configuration
-from custody.drain.audit import audit
+from custody.drain.audit import audit, audit_series
 from custody.drain.config import DrainConfig
 from custody.drain.delete import delete_proven
+from custody.drain.forecast import forecast, warn_of_full
 from custody.drain.manifest import manifest
 from custody.drain.pack import pack
 from custody.drain.pressure import rank_by_pressure
@@ -23,16 +24,18 @@ from custody.drain.step import Step
 from custody.drain.targets import Target
 from custody.drain.upload import create_item, upload
 from custody.faults import Fault, FaultKind
+from custody.gate import describe
 from custody.ledger import Ledger
 from custody.units import format_size
 from custody_airflow.hooks.drain import targets_of
 from custody_airflow.hooks.ledger import open_ledger
+from custody_airflow.notices import tell
 from custody_airflow.operators.common import CustodyOperator, run_of
 from custody_airflow.operators.drain_crawler import watch
 
 PROVEN_SERIES = Asset("custody-drain-proven-series", uri="x-custody://drain/proven-series")
 ALL = "all"
-NOT_CONFIGURATION = {"config", "dry_run", "priority", "action", "days", "file", "into"}
+NOT_CONFIGURATION = {"config", "dry_run", "priority", "action", "days", "series", "file", "into"}
 DRAIN, AUDIT, RESTORE = "drain", "audit", "restore"
 MAX_SERIES_A_RUN = 1000  # Airflow maps at most 1024 units; the next run takes the rest
 
@@ -40,14 +43,17 @@ MAX_SERIES_A_RUN = 1000  # Airflow maps at most 1024 units; the next run takes t
 def configured(context: Context) -> tuple[str, DrainConfig]:
     """The configuration a run works on: its name, and its values with those of the form in their place.
 
-    Faults: CONFIG; an unknown key of ``--conf`` is one.
+    Where its file is wrong it is the last good one, but for a dry run, which is somebody's look at the file. Faults:
+    CONFIG; an unknown key of ``--conf`` is one.
     """
     refuse_unknown_keys(context)
     params = dict(context["params"])
     given = {key: value for key, value in params.items() if value is not None and key not in NOT_CONFIGURATION}
     name = params.get("config")
-    if name:
+    if name and params["dry_run"]:
         return name, configuration.load(name, given)
+    if name:
+        return name, last_good.load(open_ledger(), name, given)
     config = configuration.parse(given, "the form")
     return config.crawljob, config
 
@@ -81,8 +87,16 @@ class ChooseOperator(CustodyOperator, BaseBranchOperator):
         if params.get("config") == ALL:
             self.do_branch(context, self.each)
             return
-        configured(context)
+        name, _ = configured(context)
+        self._look_at_file(context, name)
         self.do_branch(context, self.actions[params["action"]])
+
+    def _look_at_file(self, context: Context, name: str) -> None:
+        """Remember a configuration that can be read; say so where it cannot, and an earlier one is used."""
+        if fault := last_good.find_fault(name):
+            self.log.error("%s. This run goes by the last good configuration and deletes nothing", fault)
+        elif context["params"].get("config") in configuration.config_names() and not context["params"]["dry_run"]:
+            last_good.remember(open_ledger(), name, configuration.load(name), who=run_of(context))
 
 
 class ListConfigurationsOperator(CustodyOperator):
@@ -110,6 +124,10 @@ class CheckDiskOperator(CustodyOperator):
         self.log.info("%s: %s is %s, %s", name, config.job_dir, used, free)
         if not context["params"]["dry_run"]:
             view.record_look(ledger, name, look, who=run_of(context))
+            ahead = forecast(ledger, name)
+            if warning := warn_of_full(name, config, ahead and ahead.until_full()):
+                self.log.warning("%s", warning)
+                tell(context, f"{warning.subject} fills up", str(warning))
             watch(self, context, name, config, ledger, may_pause=look.draining)
         if not look.draining:
             raise Fault(FaultKind.CANCELLED, name, "not draining", next_command=f"touch {config.job_dir / 'DRAINME'}")
@@ -164,7 +182,8 @@ class SeriesStepOperator(CustodyOperator):
         ledger, numbers = open_ledger(), list(self.series_ids)
         self._name(context, batches.name_batch(ledger, numbers))
         reach = targets_of if self.uses_targets else _no_targets
-        tried = batches.try_each(type(self).step, ledger, numbers, who=run_of(context), targets_of=reach)
+        who, since = run_of(context), context["dag_run"].start_date
+        tried = batches.try_each(type(self).step, ledger, numbers, who=who, targets_of=reach, since=since)
         self._name(context, batches.name_batch(ledger, numbers))  # pack may have named items anew
         may_retry = context["ti"].try_number <= context["ti"].max_tries
         if fault := tried.fault(may_retry=may_retry, is_last=self.is_last):
@@ -231,17 +250,28 @@ class DeleteProvenOperator(SeriesStepOperator):
     uses_targets = True
     is_last = True
 
+    def work(self, context: Context) -> dict[str, object]:
+        """Delete, unless the configuration says nobody knows what."""
+        name = context["params"].get("config")
+        if name and (fault := last_good.find_fault(name)):
+            reason = f"{fault.reason}; nothing is deleted by the last good configuration"
+            raise Fault(FaultKind.CONFIG, fault.subject, reason, next_command=f"custody drain check {name}")
+        return super().work(context)
+
 
 class FinishCrawlOperator(CustodyOperator):
-    """See whether a crawl whose end was announced (FINISH_DRAIN) is drained."""
+    """See whether a crawl whose end was announced (FINISH_DRAIN) is drained; its logs are stored then, if so asked."""
 
     def work(self, context: Context) -> dict[str, object]:
         """Look at ledger and disk."""
         name, config, ledger = _single(context)
         watch(self, context, name, config, ledger, may_pause=False)  # there may be room now
-        finish = report.finish_crawl(ledger, name, config)
-        if not finish.finishing:
+        if not markers.is_finishing(config.job_dir):
             raise AirflowSkipException(f"{name}: the crawl goes on (no FINISH_DRAIN)")
+        if config.bundle_from and report.look_at_finish(ledger, name, config).is_drained:
+            for stored in bundles.bundle_crawl(ledger, config, targets_of(config), who=run_of(context)):
+                self.log.info("%s: %s", stored.place, describe(stored.fixity))
+        finish = report.finish_crawl(ledger, name, config)
         left = f"{finish.left_series} series, {finish.left_files} files left"
         self.log.info("%s: %s", name, "drained, 0 left" if finish.is_drained else left)
         return {"drained": finish.is_drained, "left_series": finish.left_series, "left_files": finish.left_files}
@@ -261,6 +291,8 @@ class ReportOperator(CustodyOperator):
         stuck = report.list_series(ledger, name, stuck_only=True)
         for line in stuck:
             self.log.error("series %d, %s: %s", line.id, line.state, line.fault)
+        if fault := last_good.find_fault(name):
+            raise AirflowFailException(f"{fault}. Next: custody drain check {name}")
         broken = _failed_tasks(context)
         if stuck or broken:
             raise AirflowFailException(
@@ -274,10 +306,14 @@ class AuditOperator(CustodyOperator):
     """Compare the ledger with every target and with the disk; anything that drifted fails the task."""
 
     def work(self, context: Context) -> dict[str, int]:
-        """Audit the series of the last ``days``."""
+        """Audit the series of the last ``days``, or one ``series``."""
         name, config = configured(context)
-        days = int(context["params"]["days"])
-        found = audit(open_ledger(), name, config, targets_of(config), days=days, who=run_of(context))
+        ledger, number, who = open_ledger(), context["params"]["series"], run_of(context)
+        if number:
+            found = audit_series(ledger, name, number, targets_of(load(ledger, number).config), who=who)
+        else:
+            days = int(context["params"]["days"])
+            found = audit(ledger, name, config, targets_of(config), days=days, who=who)
         self.log.info("%s: %d series, %d files looked at", name, found.series, found.files)
         for drift in found.drifts:
             self.log.error("%s: %s", drift.place, drift.what)

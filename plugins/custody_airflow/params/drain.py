@@ -13,6 +13,10 @@ def _text(title: str, description: str, section: str, **schema: object) -> Param
     return Param(None, type=["null", "string"], title=title, description=description, section=section, **schema)
 
 
+_DAYS = "How far back an audit looks."
+
+MONITOR_PARAMS = {"days": Param(30, type="integer", minimum=1, title="Days", description=_DAYS)}
+
 PARAMS = {
     "config": Param(
         "all",
@@ -60,7 +64,7 @@ PARAMS = {
     "WARC_naming": _text(
         "File names", "1, 2, heritrix3, zeno, warcprox, browsertrix, or a pattern of {fields}.", _REPLACE
     ),
-    "target": _text("Target", "Which way the files go.", _TARGET, enum=[None, "s3", "ias3", "thumper"]),
+    "target": _text("Target", "Which way the files go.", _TARGET, enum=[None, "s3", "ias3", "thumper", "directory"]),
     "bucket": _text("Bucket", "For target s3.", _TARGET),
     "connection": _text("Connection", "Airflow connection of the target.", _TARGET, examples=["custody_s3"]),
     "proof": _text(
@@ -82,7 +86,15 @@ PARAMS = {
         type="integer",
         minimum=1,
         title="Audit: days",
-        description="How far back an audit looks.",
+        description=_DAYS,
+        section="Audit",
+    ),
+    "series": Param(
+        None,
+        type=["null", "integer"],
+        minimum=1,
+        title="Audit: one series",
+        description="Number of a drained series: only that one, and what is equal gets a new proof on record.",
         section="Audit",
     ),
     "file": _text("Restore: file", "Name of the file to bring back.", "Restore"),

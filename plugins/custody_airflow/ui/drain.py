@@ -82,7 +82,7 @@ def show_series(
         series=audit.series,
         attention=attention,
         working=working,
-        steps=[state for state in SeriesState if state is not SeriesState.DROPPED],
+        steps=[state for state in SeriesState if state.rank <= SeriesState.CLEAN.rank],
         number=number,
         here="drain",
     )

@@ -32,6 +32,9 @@ def _of_config(config: ConfigStatus, now: datetime) -> Iterator[Gauge]:
     if config.until_empty:
         seconds = config.until_empty.total_seconds()
         yield Gauge("custody_drain_empty_in_seconds", "Until nothing is left, at that rate.", seconds, name)
+    if config.until_full is not None:
+        seconds = config.until_full.total_seconds()
+        yield Gauge("custody_drain_full_in_seconds", "Until the disk is full, as it filled in a day.", seconds, name)
     if config.standing.oldest_unproven:
         age = (now - config.standing.oldest_unproven).total_seconds()
         yield Gauge("custody_drain_oldest_unproven_seconds", "Age of the oldest series without a proof.", age, name)

@@ -13,8 +13,9 @@ from urllib.parse import urlencode
 from custody.drain import config as configuration
 from custody.drain import view
 from custody.drain.config import DrainConfig
+from custody.drain.forecast import forecast, warn_of_full
 from custody.drain.report import SeriesLine
-from custody.drain.series import SeriesState
+from custody.drain.series import FINISHED
 from custody.drain.view import DiskLook, Running, Standing
 from custody.faults import Fault, FaultKind
 from custody.ledger import Ledger
@@ -36,6 +37,7 @@ class ConfigStatus:
     fault: Attention | None
     stuck: tuple[Attention, ...]
     running: tuple[Running, ...]
+    until_full: timedelta | None = None
 
     @property
     def left_bytes(self) -> int:
@@ -63,6 +65,7 @@ class ConfigStatus:
             "drained": asdict(self.standing.drained),
             "left_bytes": self.left_bytes,
             "empty_in_s": self.until_empty.total_seconds() if self.until_empty else None,
+            "full_in_s": None if self.until_full is None else self.until_full.total_seconds(),
             "disk": asdict(self.look) if self.look else None,
             "fault": self.fault.as_json() if self.fault else None,
             "running": [{**asdict(one), "step": one.step} for one in self.running],
@@ -112,6 +115,10 @@ def read(ledger: Ledger, only: str | None = None) -> DrainStatus:
         config = configs.get(name)
         look = looks[name, config.job_dir] if config else None
         fault = faults.get(name) or (look if isinstance(look, Fault) else None)
+        ahead = forecast(ledger, name)
+        until_full = ahead.until_full() if ahead else None
+        if fault is None and config:
+            fault = warn_of_full(name, config, until_full)
         found.append(
             ConfigStatus(
                 name,
@@ -121,6 +128,7 @@ def read(ledger: Ledger, only: str | None = None) -> DrainStatus:
                 _attention(name, fault) if fault else None,
                 _stuck(line for line in stuck.lines if line.config == name and line.id not in at_work),
                 tuple(one for one in working if one.config == name),
+                until_full,
             )
         )
     return DrainStatus(tuple(found), stuck.total)
@@ -139,7 +147,7 @@ def known_configs(ledger: Ledger) -> set[str]:
 def attention_of(line: SeriesLine) -> Attention:
     """A stuck series, with the next command: the one its fault names, or the one that takes it up again."""
     step = next_step((line.fault or "").removeprefix(f"{line.item}: "))
-    if not step.advice and not step.commands and line.state is not SeriesState.DROPPED:
+    if not step.advice and not step.commands and line.state not in FINISHED:
         step = replace(step, commands=(start_run(line.config),))
     return Attention(
         title=line.item,

@@ -14,11 +14,12 @@ import pytest
 from click.testing import CliRunner
 
 from custody.cli.main import main
-from custody.drain import artifacts
+from custody.drain import artifacts, bundles
 from custody.drain.artifacts import Comparison, Place, Sum
 from custody.drain.targets.thumper import ThumperTarget
 from custody.faults import Fault, FaultKind
 from custody.host import SshHost, SshTarget
+from custody.ledger import Ledger
 from drain_site import Store
 from services.need import need
 from services.ssh import SshServer
@@ -167,7 +168,7 @@ def test_a_staged_directory_that_is_not_there(job: Path, staging: Place) -> None
 
 
 def test_a_bundle_holds_what_it_should_and_is_the_same_twice(job: Path, tmp_path: Path) -> None:
-    made = artifacts.bundle([job], tmp_path / "out", crawl="WIDE", host="crawler07")
+    made = bundles.bundle([job], tmp_path / "out", crawl="WIDE", host="crawler07")
     assert made.name == "WIDE-crawler07-20260225061320-bundle.tar.gz"
     with tarfile.open(made) as archive:
         members = {member.name: archive.extractfile(member).read() for member in archive}  # type: ignore[union-attr]
@@ -183,10 +184,10 @@ def test_a_bundle_holds_what_it_should_and_is_the_same_twice(job: Path, tmp_path
     ]
     assert all(content == (job / name).read_bytes() for name, content in members.items())
     first = made.read_bytes()
-    assert artifacts.bundle([job], tmp_path / "out", crawl="WIDE", host="crawler07") == made
+    assert bundles.bundle([job], tmp_path / "out", crawl="WIDE", host="crawler07") == made
     copied = tmp_path / "elsewhere"
     shutil.copytree(job, copied, symlinks=True)
-    again = artifacts.bundle([copied], tmp_path / "again", crawl="WIDE", host="crawler07")
+    again = bundles.bundle([copied], tmp_path / "again", crawl="WIDE", host="crawler07")
     assert (again.name, again.read_bytes()) == (made.name, first)
     assert os.listdir(made.parent) == [made.name]
 
@@ -195,7 +196,7 @@ def test_a_crawl_on_several_disks_is_one_bundle(job: Path, tmp_path: Path) -> No
     other = tmp_path / "1"
     (other / "logs").mkdir(parents=True)
     (other / "logs/crawl.log").write_bytes(b"of the second disk")
-    made = artifacts.bundle([job, other], tmp_path, crawl="WIDE", host="crawler07")
+    made = bundles.bundle([job, other], tmp_path, crawl="WIDE", host="crawler07")
     with tarfile.open(made) as archive:
         names = archive.getnames()
     assert {"0/logs/crawl.log", "1/logs/crawl.log"} <= set(names)
@@ -205,16 +206,16 @@ def test_a_bundle_of_nothing_is_refused_and_nothing_is_left(tmp_path: Path) -> N
     (tmp_path / "job/warcs").mkdir(parents=True)
     (tmp_path / "job/warcs/a.warc.gz").write_bytes(b"a")
     with pytest.raises(Fault, match="nothing to bundle") as fault:
-        artifacts.bundle([tmp_path / "job"], tmp_path / "out", crawl="WIDE", host="crawler07")
+        bundles.bundle([tmp_path / "job"], tmp_path / "out", crawl="WIDE", host="crawler07")
     assert fault.value.kind is FaultKind.CONFIG
     assert not (tmp_path / "out").exists()
 
 
 def test_a_bundle_is_never_written_over(job: Path, tmp_path: Path) -> None:
-    made = artifacts.bundle([job], tmp_path, crawl="WIDE", host="crawler07")
+    made = bundles.bundle([job], tmp_path, crawl="WIDE", host="crawler07")
     made.write_bytes(b"something else")
     with pytest.raises(Fault) as fault:
-        artifacts.bundle([job], tmp_path, crawl="WIDE", host="crawler07")
+        bundles.bundle([job], tmp_path, crawl="WIDE", host="crawler07")
     assert fault.value.kind is FaultKind.CONFLICT
     assert made.read_bytes() == b"something else"
     assert [name for name in os.listdir(tmp_path) if name.endswith(".tmp")] == []
@@ -223,31 +224,31 @@ def test_a_bundle_is_never_written_over(job: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize("crawl", ["", "../up", "a b"])
 def test_a_bundle_needs_a_portable_name(job: Path, tmp_path: Path, crawl: str) -> None:
     with pytest.raises(Fault) as fault:
-        artifacts.bundle([job], tmp_path, crawl=crawl, host="crawler07")
+        bundles.bundle([job], tmp_path, crawl=crawl, host="crawler07")
     assert fault.value.kind is FaultKind.CONFIG
 
 
 def test_a_bundle_is_stored_as_its_own_item_at_an_s3_server(job: Path, tmp_path: Path, store: Store) -> None:
-    made = artifacts.bundle([job], tmp_path, crawl="WIDE", host="crawler07")
-    stored = artifacts.store_bundle(made, store.target())
+    made = bundles.bundle([job], tmp_path, crawl="WIDE", host="crawler07")
+    stored = bundles.store_bundle(made, store.target())
     item = made.name.removesuffix(".tar.gz")
     md5 = hashlib.md5(made.read_bytes()).hexdigest()
     assert store.objects()[f"{item}/{made.name}"] == (md5, made.stat().st_size)
     assert stored.place.endswith(f"/{item}/{made.name}")
-    assert artifacts.store_bundle(made, store.target()) == stored
+    assert bundles.store_bundle(made, store.target()) == stored
     assert store.folder
     (store.folder / item / made.name).write_bytes(b"altered")
     with pytest.raises(Fault) as fault:
-        artifacts.store_bundle(made, store.target())
+        bundles.store_bundle(made, store.target())
     assert fault.value.kind is FaultKind.CONFLICT
 
 
 def test_a_bundle_is_stored_on_a_second_machine(job: Path, tmp_path: Path, sshd: SshServer) -> None:
     need("rsync")
-    made = artifacts.bundle([job], tmp_path, crawl="WIDE", host="crawler07")
+    made = bundles.bundle([job], tmp_path, crawl="WIDE", host="crawler07")
     remote = tmp_path / ODD / "second"
     remote.mkdir()
-    artifacts.store_bundle(made, ThumperTarget(_host(sshd), remote, port=sshd.port))
+    bundles.store_bundle(made, ThumperTarget(_host(sshd), remote, port=sshd.port))
     assert (remote / made.name.removesuffix(".tar.gz") / made.name).read_bytes() == made.read_bytes()
 
 
@@ -261,7 +262,13 @@ def custody() -> Callable[..., tuple[int, str]]:
 
 
 @pytest.mark.service
-def test_the_verbs(custody: Callable[..., tuple[int, str]], job: Path, tmp_path: Path, sshd: SshServer) -> None:
+def test_the_verbs(
+    custody: Callable[..., tuple[int, str]],
+    job: Path,
+    tmp_path: Path,
+    sshd: SshServer,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     need("rsync")
     code, said = custody("drain", "addup", job)
     assert code == 0
@@ -283,5 +290,9 @@ def test_the_verbs(custody: Callable[..., tuple[int, str]], job: Path, tmp_path:
     assert code == 0
     made = Path(said.strip())
     (tmp_path / "bundles").mkdir()
+    url = f"sqlite:///{tmp_path / 'ledger.sqlite'}"
+    monkeypatch.setenv("CUSTODY_LEDGER", url)
+    ledger = Ledger.upgrade(url)
     code, said = custody("drain", "store-bundle", made, f"{sshd.user}@{sshd.host}:{tmp_path / 'bundles'}", *login)
     assert (code, "proven, sha256" in said) == (0, True), said
+    assert {line.state for line in ledger.where_is(made.name)} == {"present", "proven"}

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from custody.drain.audit import Audit, audit
+from custody.drain.audit import Audit, audit, audit_series
 from custody.faults import Fault, FaultKind
+from custody.ledger import CopyState
 from drain_site import WHO, Site
 
 
@@ -74,3 +75,35 @@ def test_a_target_that_does_not_answer_is_no_finding(drained: Site) -> None:
         audit(drained.ledger, "wide", drained.config, [away], days=30, who=WHO)
     assert fault.value.kind is FaultKind.TRANSIENT
     assert set(drained.copies().values()) == {"released", "proven"}
+
+
+def test_a_drained_series_is_proven_anew_and_what_came_back_counts_again(drained: Site) -> None:
+    assert drained.store is not None and drained.store.folder is not None
+    victim = sorted(drained.store.folder.rglob("*.warc.gz"))[0]
+    content = victim.read_bytes()
+    victim.unlink()
+    assert len(audit_series(drained.ledger, "wide", 1, [drained.target], who=WHO).drifts) == 1
+    victim.write_bytes(content)
+    assert audit_series(drained.ledger, "wide", 1, [drained.target], who=WHO) == Audit(1, 2, ())
+    states = {line.place.partition(":")[0]: line.state for line in drained.ledger.where_is(victim.name)}
+    assert states == {"disk": CopyState.RELEASED, "s3": CopyState.PROVEN}
+    assert len([event for event in drained.events("audit") if event.subject == drained.load(1).item]) == 2
+
+
+def test_only_a_proven_series_of_that_configuration_is_proven_anew(drained: Site) -> None:
+    with pytest.raises(Fault, match="is of the configuration wide, not of narrow"):
+        audit_series(drained.ledger, "narrow", 1, [drained.target], who=WHO)
+    drained.write(7)
+    number = drained.one_series()
+    with pytest.raises(Fault, match="is planned: there is no proof yet"):
+        audit_series(drained.ledger, "wide", number, [drained.target], who=WHO)
+
+
+def test_a_keeper_that_states_no_digest_has_not_lost_the_file(drained: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("custody.drain.targets.s3._etag_digests", lambda etag: {})
+    assert {drift.what for drift in look(drained).drifts} == {
+        "is stored with that size, and no digest is stated to compare"
+    }
+    assert set(drained.copies().values()) == {CopyState.RELEASED, CopyState.PROVEN}
+    drained.values["proof"] = "readback"
+    assert look(drained).drifts == ()

@@ -5,10 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import sqlalchemy as sa
 
 from custody.digests import Fixity
+from custody.drain.prove import sample
 from custody.drain.series import SeriesState
+from custody.drain.targets.s3 import S3Target
 from custody.faults import Fault, FaultKind
+from custody.ledger import tables
 from drain_site import Site, Store, check_is_clean, check_nothing_lost, make_site, warc_name
 
 
@@ -121,3 +125,38 @@ def test_nothing_is_proven_half(site: Site) -> None:
         site.do(number, "prove")
     assert site.row_counts()["proof"] == 0
     assert "proven" not in site.copies().values()
+
+
+@pytest.mark.parametrize(("pct", "read"), [(0, 0), (1, 1), (34, 2), (100, 3)])
+def test_of_a_sample_every_stored_byte_is_read_back(site: Site, pct: float, read: int) -> None:
+    site.values["sample_pct"] = pct
+    number = uploaded(site)
+    site.do(number, "prove")
+    with site.ledger.read() as connection:
+        kinds = list(connection.scalars(sa.select(tables.proof.c.kind)))
+    assert (kinds.count("readback"), kinds.count("listing")) == (read, 3 - read)
+    site.do(number, "delete")
+    check_is_clean(site, [number])
+
+
+def test_a_sample_that_is_not_what_the_listing_says_proves_nothing(site: Site) -> None:
+    site.values["sample_pct"] = 100
+    number = uploaded(site, 1)
+    member = site.load(number).files[0]
+
+    class Rotten(S3Target):
+        def read_back(self, item: str, name: str, progress: object = None, into: object = None) -> Fixity:
+            return Fixity(member.state.size_bytes, {"md5": "0" * 32})
+
+    target = site.target
+    target.__class__ = Rotten
+    with pytest.raises(Fault, match="1 of 1 files are not proven") as refusal:
+        site.do(number, "prove", target=target)
+    assert refusal.value.kind is FaultKind.DATA
+    check_nothing_lost(site)
+
+
+def test_a_sample_is_the_same_at_a_retry_and_another_for_each_series() -> None:
+    names = [f"{number}.warc.gz" for number in range(100)]
+    assert sample(names, 5, seed=1) == sample(names, 5, seed=1)
+    assert len({frozenset(sample(names, 5, seed=seed)) for seed in range(20)}) > 15

@@ -330,3 +330,21 @@ def test_draintasker_still_packing_on_the_disk_is_refused(disk: Site) -> None:
     assert refusal.value.next_command == f"end it: kill {os.getpid()}"
     lock.write_text("4194305\n")
     assert check_disk(disk.config).draining
+
+
+def test_a_time_in_the_future_is_named_and_not_waited_for(disk: Site) -> None:
+    ahead, soon = disk.write(1, age_s=-86400), disk.write(2, age_s=-600)
+    reasons = {leftover.name: leftover for leftover in survey(disk.config).leftovers}
+    assert reasons[ahead.name].reason.startswith("has a time in the future: the clock was set back?")
+    assert not reasons[ahead.name].only_waits
+    assert reasons[soon.name].only_waits  # two machines whose clocks differ a little
+    ahead.touch()
+    disk.values["stable_for_s"] = 0
+    assert ahead.name in {one.warc.name for one in survey(disk.config, now_s=time.time() + 1).candidates}
+
+
+def test_what_another_series_holds_is_counted(disk: Site) -> None:
+    disk.write(1)
+    disk.plan()
+    again = disk.plan()
+    assert "1 of them are held by series that were planned before" in describe(again)

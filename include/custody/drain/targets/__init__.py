@@ -11,7 +11,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Protocol, runtime_checkable
 
-from custody.digests import FileState, Fixity, Progress
+from custody import gate
+from custody.digests import FileState, Fixity, Hasher, Progress
+from custody.gate import Verdict
 
 
 @dataclass(frozen=True)
@@ -61,8 +63,10 @@ class Target(Protocol):
         """Where a person finds a file there."""
         ...
 
-    def create(self, item: Item, manifest: bytes) -> None:
+    def create(self, item: Item, manifest: bytes, earlier: Sequence[bytes] = ()) -> None:
         """Make the item, its manifest first; harmless where it is there and ours.
+
+        A manifest that is there is replaced only where it is one of the ``earlier`` ones of this item.
 
         Faults: CONFIG for a missing bucket, AUTH, TRANSIENT, THROTTLED.
         """
@@ -87,6 +91,19 @@ class Target(Protocol):
         ...
 
 
+def may_write_manifest(manifest: bytes, earlier: Sequence[bytes], there: Fixity | None) -> Verdict:
+    """Whether a manifest may go where another lies: the gate's answer for one of ours, old or new."""
+    verdicts = [gate.may_overwrite(fixity_of(content), there) for content in (manifest, *earlier)]
+    return next((verdict for verdict in verdicts if verdict.allowed), verdicts[0])
+
+
+def fixity_of(content: bytes) -> Fixity:
+    """Size and digests of some bytes."""
+    hasher = Hasher()
+    hasher.update(content)
+    return hasher.fixity()
+
+
 @runtime_checkable
 class Settling(Protocol):
     """A target that takes a file first and stores it later."""
@@ -96,4 +113,17 @@ class Settling(Protocol):
 
         Faults: THROTTLED while there is some, NEEDS_HUMAN where some has failed.
         """
+        ...
+
+
+@runtime_checkable
+class Markable(Target, Protocol):
+    """A target in whose items an empty file can be made for a moment, to see who else sees it."""
+
+    def mark(self, item: str, name: str) -> None:
+        """Make an empty file of this name, where the item is there."""
+        ...
+
+    def unmark(self, item: str, prefix: str) -> None:
+        """Take away the empty files whose names begin so."""
         ...

@@ -21,6 +21,7 @@ _BY_CODE = {
     "IncompleteBody": FaultKind.TRANSIENT,
     "RequestTimeout": FaultKind.TRANSIENT,
     "NoSuchBucket": FaultKind.CONFIG,
+    "NoSuchUpload": FaultKind.TRANSIENT,  # it was finished or given up by another attempt: begun anew
     "QuotaExceeded": FaultKind.CAPACITY,
     "BucketAlreadyExists": FaultKind.CONFLICT,
     "OperationAborted": FaultKind.TRANSIENT,

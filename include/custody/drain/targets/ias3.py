@@ -12,7 +12,6 @@ documentation names boto, which knows nothing else) and takes hexadecimal too, w
 from __future__ import annotations
 
 import base64
-import hashlib
 import re
 import time
 from collections.abc import Callable, Sequence
@@ -20,9 +19,8 @@ from datetime import UTC, datetime, timedelta
 from typing import IO
 from urllib.parse import quote
 
-from custody import gate
-from custody.digests import Fixity, Hasher, Progress
-from custody.drain.targets import Item, Outgoing, Receipt
+from custody.digests import Fixity, Hasher, Match, Progress
+from custody.drain.targets import Item, Outgoing, Receipt, fixity_of, may_write_manifest
 from custody.drain.targets.http_put import Answer, Stopwatch
 from custody.drain.targets.ias3_api import DERIVE, ArchiveApi, StoredItem, Task
 from custody.drain.targets.ias3_client import ArchiveClient, Keys, Manners
@@ -68,21 +66,20 @@ class IAS3Target:
         """See :class:`Target`."""
         return f"{self._archive.endpoint}/download/{quote(item)}/{quote(name)}"
 
-    def create(self, item: Item, manifest: bytes) -> None:
+    def create(self, item: Item, manifest: bytes, earlier: Sequence[bytes] = ()) -> None:
         """See :class:`Target`. NEEDS_HUMAN where the item is somebody else's."""
         name = item.identifier
-        md5 = hashlib.md5(manifest, usedforsecurity=False)
-        ours = Fixity(len(manifest), {"md5": md5.hexdigest()})
+        ours = fixity_of(manifest)
         stored = self._find(name)
         there = stored.files.get(MANIFEST_KEY) if stored else None
-        verdict = gate.may_overwrite(ours, there)
+        verdict = may_write_manifest(manifest, earlier, there)
         if not verdict.allowed:
             ask = "find out which crawl it is, and give the configuration another item_naming"
             raise Fault(FaultKind.NEEDS_HUMAN, self.place(name, MANIFEST_KEY), str(verdict), next_command=ask)
-        if there:
+        if there and ours.compare(there) is Match.EQUAL:
             return
         self._demand_room(name)
-        headers = self._headers(item, md5.hexdigest())
+        headers = self._headers(item, ours.digests["md5"])
         answer = self._outlast_races(lambda: self._s3.request("PUT", self._path(name, MANIFEST_KEY), headers, manifest))
         if answer.status not in {200, 201}:
             raise refuse_ias3(answer, self.place(name, MANIFEST_KEY), name)

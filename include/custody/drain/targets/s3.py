@@ -19,9 +19,8 @@ from botocore.awsrequest import AWSRequest
 from botocore.exceptions import BotoCoreError, ClientError
 from botocore.parsers import ResponseParserError
 
-from custody import gate
 from custody.digests import Fixity, Hasher, Match, Progress
-from custody.drain.targets import Item, Outgoing, Receipt
+from custody.drain.targets import Item, Outgoing, Receipt, fixity_of, may_write_manifest
 from custody.drain.targets.http_faults import classify, refuse, retry_after
 from custody.drain.targets.http_put import Answer, Sender, Stopwatch
 from custody.drain.targets.pace import Pacing
@@ -94,21 +93,25 @@ class S3Target:
             raise
         self._idle.append(sender)
 
-    def create(self, item: Item, manifest: bytes) -> None:
+    def create(self, item: Item, manifest: bytes, earlier: Sequence[bytes] = ()) -> None:
         """See :class:`Target`. The bucket must be there; the item is made by its MANIFEST.txt."""
         key = f"{item.identifier}/{MANIFEST_KEY}"
         with _client_faults(f"s3://{self._bucket}"):
             self._client.head_bucket(Bucket=self._bucket)
         there = self.look(item.identifier, [MANIFEST_KEY])[MANIFEST_KEY]
-        ours = Fixity(len(manifest), {"md5": hashlib.md5(manifest, usedforsecurity=False).hexdigest()})
-        verdict = gate.may_overwrite(ours, there)
+        ours = fixity_of(manifest)
+        verdict = may_write_manifest(manifest, earlier, there)
         if not verdict.allowed:
             next_command = "find out whose item it is; move it away, or give the configuration another item_naming"
             raise Fault(FaultKind.NEEDS_HUMAN, f"s3://{self._bucket}/{key}", str(verdict), next_command=next_command)
         with _client_faults(f"s3://{self._bucket}/{key}"):
-            self._client.put_object(
+            answer = self._client.put_object(
                 Bucket=self._bucket, Key=key, Body=manifest, Metadata=_headers(item), ContentMD5=_md5_base64(manifest)
             )
+        etag = answer.get("ETag", "").strip('"').lower()
+        if not etag or _etag_digests(etag).get("md5", ours.digests["md5"]) != ours.digests["md5"]:
+            reason = f"the server said yes and does not say what it received (ETag {etag or 'missing'})"
+            raise Fault(FaultKind.TRANSIENT, f"s3://{self._bucket}/{key}", reason)
 
     def put(self, item: Item, outgoing: Outgoing, progress: Progress | None = None) -> Receipt:
         """See :class:`Target`."""

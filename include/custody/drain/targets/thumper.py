@@ -76,6 +76,18 @@ states() {{ stat --printf="@%s %i %y/%n\\0" -- "$@"; }}
 states "$@" && md5sum -z -- "$@" && states "$@"' custody
 """
 
+_MARK = f"""
+cd -- "$1" || exit {_NO_DIRECTORY}
+[ -d "$2" ] || exit 0
+: >"$2/$3"
+"""
+
+_UNMARK = f"""
+cd -- "$1" || exit {_NO_DIRECTORY}
+[ -d "$2" ] || exit 0
+find "$2" -maxdepth 1 -type f -empty -name "$3*" -delete
+"""
+
 _TIDY = f"""
 cd -- "$1/$2" || exit {_NO_DIRECTORY}
 rm -rf -- {rsync.PARTIAL_DIR}
@@ -160,7 +172,7 @@ class ThumperTarget:
         """See :class:`Target`."""
         return f"ssh://{self._address}{quote(f'{self._directory}/{item}/{name}', safe='/~')}"
 
-    def create(self, item: Item, manifest: bytes) -> None:
+    def create(self, item: Item, manifest: bytes, earlier: Sequence[bytes] = ()) -> None:
         """See :class:`Target`. Its metadata has no place there: the manifest says which files belong to it."""
         place = self.place(item.identifier, MANIFEST_NAME)
         self._command(_CREATE, place, item.identifier, MANIFEST_NAME, stdin=manifest)
@@ -275,6 +287,14 @@ class ThumperTarget:
     def finish(self, item: Item, names: Sequence[str]) -> None:
         """See :class:`Target`. Sweeps away what interrupted transfers left beside the files, which are not touched."""
         self._command(_TIDY, self.place(item.identifier, ""), item.identifier)
+
+    def mark(self, item: str, name: str) -> None:
+        """See :class:`Markable`."""
+        self._command(_MARK, self.place(item, name), item, name)
+
+    def unmark(self, item: str, prefix: str) -> None:
+        """See :class:`Markable`."""
+        self._command(_UNMARK, self.place(item, prefix), item, prefix)
 
     def _command(
         self,
