@@ -184,7 +184,7 @@ def wiki_bz2(*, rounds: int, scale: float) -> Result:
     """A whole verification against the best decompressor, and the quick one against bzip2 -t."""
     with scratch(1 << 30) as home:
         path = home / "x-pages.xml.bz2"
-        pages = max(2000, int(60_000 * scale))
+        pages = max(2000, int(200_000 * scale))
         _write_dump(path, pages)
         size = path.stat().st_size / 1e6
         contenders = [
@@ -212,8 +212,7 @@ def _write_dump(path: Path, pages: int) -> None:
         assert packer.stdin is not None
         packer.stdin.write(b"<mediawiki>\n  <siteinfo>\n  </siteinfo>\n")
         for n in range(1, pages + 1):
-            words = " ".join(secrets.token_hex(3) for _ in range(250))
-            packer.stdin.write(_page(n, words.encode()))
+            packer.stdin.write(_page(n, secrets.token_hex(875).encode()))
         packer.stdin.write(b"</mediawiki>\n")
         packer.stdin.close()
         packer.wait()
