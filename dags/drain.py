@@ -94,9 +94,7 @@ def drain():
         )
 
     finish_crawl = FinishCrawlOperator(task_id="finish_crawl", trigger_rule=TriggerRule.ALL_DONE)
-    report = ReportOperator(
-        task_id="report", trigger_rule=TriggerRule.ALL_DONE, on_failure_callback=CustodyNotifier()
-    )
+    report = ReportOperator(task_id="report", trigger_rule=TriggerRule.ALL_DONE, on_failure_callback=CustodyNotifier())
 
     chain(choose, [list_configurations, audit, restore, check_disk])
     chain(list_configurations, start_each)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import atexit
 import os
+import re
 import select
 import shlex
 import shutil
@@ -23,6 +24,8 @@ from typing import IO, Protocol
 from custody.faults import Fault, FaultKind, from_os_error, os_errors_as_faults
 
 CONNECT_TIMEOUT_S = 15
+_GROUP = "custody-group "
+_GROUP_LINE = re.compile(rb"^custody-group (\d+)\n", re.MULTILINE)
 STDERR_TAIL_CHARS = 2000
 LEAVE_PATIENCE_S = 5.0
 """How long a program whose stream was left may take to end by itself before it is ended."""
@@ -45,7 +48,7 @@ class Completed:
 
 @dataclass(frozen=True)
 class DiskUsage:
-    """The file system that holds a path."""
+    """The file system that holds a path, without what is kept back for root: as df counts it."""
 
     total_bytes: int
     free_bytes: int
@@ -54,7 +57,7 @@ class DiskUsage:
 
     @property
     def used_pct(self) -> float:
-        """Share in use, as df counts it: 0 to 100."""
+        """Share in use: 0 to 100."""
         return 100.0 * (1 - self.free_bytes / self.total_bytes) if self.total_bytes else 0.0
 
 
@@ -108,9 +111,8 @@ class LocalHost:
         """See :class:`Host`."""
         with os_errors_as_faults(str(path)):
             found = os.statvfs(path)
-        return DiskUsage(
-            found.f_blocks * found.f_frsize, found.f_bavail * found.f_frsize, found.f_files, found.f_favail
-        )
+        total = found.f_blocks - found.f_bfree + found.f_bavail
+        return DiskUsage(total * found.f_frsize, found.f_bavail * found.f_frsize, found.f_files, found.f_favail)
 
 
 @dataclass(frozen=True)
@@ -184,9 +186,9 @@ class SshHost:
         return [*argv, "-l", target.user] if target.user else argv
 
     def _argv(self, argv: Sequence[str]) -> list[str]:
-        # sshd hands one string to a shell: it is quoted here, once. The first line on stderr tells the process group
-        # to end if we must; $0 is the script's name.
-        script = 'read -r _ _ _ _ group _ </proc/$$/stat; echo "$group" >&2; exec "$@"'
+        # sshd hands one string to a shell: it is quoted here, once. A line on stderr tells the process group to end if
+        # we must, behind whatever the login itself had to say; $0 is the script's name.
+        script = f'read -r _ _ _ _ group _ </proc/$$/stat; echo "{_GROUP}$group" >&2; exec "$@"'
         return [*self.ssh_command(), self._target.host, "--", shlex.join(["sh", "-c", script, "custody", *argv])]
 
     def run(self, argv: Sequence[str], *, stdin: bytes | None = None, timeout_s: float | None = None) -> Completed:
@@ -201,7 +203,7 @@ class SshHost:
             except subprocess.TimeoutExpired as error:
                 end_group(process)
                 _, stderr = process.communicate()
-                self._end_remote(stderr)
+                self._end_remote(_group_of(stderr))
                 reason = f"{argv[0]} did not end within {timeout_s:g} s"
                 raise Fault(FaultKind.TRANSIENT, self.name, reason) from error
         return Completed(tuple(argv), process.returncode, stdout, self._checked(process.returncode, stderr))
@@ -222,36 +224,39 @@ class SshHost:
                 captured.seek(0)
                 stderr = captured.read()
                 if not complete:
-                    self._end_remote(stderr)
+                    self._end_remote(_group_of(stderr))
             if complete and process.returncode:
                 raise _status_fault(argv, process.returncode, self._checked(process.returncode, stderr), self.name)
 
     def disk_usage(self, path: Path) -> DiskUsage:
         """See :class:`Host`."""
-        answer = self.run(["stat", "-f", "-c", "%S %b %a %c %d", "--", str(path)], timeout_s=60)
+        answer = self.run(["stat", "-f", "-c", "%S %b %f %a %c %d", "--", str(path)], timeout_s=60)
         if answer.returncode:
             raise Fault(FaultKind.CONFIG, f"{self.name}:{path}", answer.stderr_tail, next_command="check the path")
-        block, total, free, inodes, free_inodes = (int(word) for word in answer.stdout.split())
-        return DiskUsage(total * block, free * block, inodes, free_inodes)
+        block, blocks, unused, free, inodes, free_inodes = (int(word) for word in answer.stdout.split())
+        return DiskUsage((blocks - unused + free) * block, free * block, inodes, free_inodes)
 
     def _checked(self, returncode: int, stderr: bytes) -> bytes:
-        """Split off the process group line; without one, ssh itself failed."""
-        group, newline, rest = stderr.partition(b"\n")
-        if newline and group.strip().isdigit():
-            return rest
+        """What the program said: all behind the process group line. Without one, ssh itself failed."""
+        if found := _GROUP_LINE.search(stderr):
+            return stderr[found.end() :]
         raise classify_ssh(self.name, stderr.decode("utf-8", "replace"))
 
-    def _end_remote(self, stderr: bytes) -> None:
-        group = stderr.partition(b"\n")[0].strip()
-        if not group.isdigit():
+    def _end_remote(self, group: int | None) -> None:
+        if group is None:
             return
         script = 'kill -TERM "-$1"; sleep 1; kill -KILL "-$1"'  # Debian's sh knows no -- here
-        command = shlex.join(["sh", "-c", script, "custody", group.decode()])
+        command = shlex.join(["sh", "-c", script, "custody", str(group)])
         argv = [*self.ssh_command(), self._target.host, "--", command]
         try:
             subprocess.run(argv, capture_output=True, timeout=CONNECT_TIMEOUT_S + 5, check=False)
         except subprocess.TimeoutExpired:
             return  # the host is out of reach: sshd over there ends what it started when its keep-alive fails
+
+
+def _group_of(stderr: bytes) -> int | None:
+    found = _GROUP_LINE.search(stderr)
+    return int(found[1]) if found else None
 
 
 _SSH_COMPLAINTS: Mapping[str, tuple[FaultKind, str, str]] = {

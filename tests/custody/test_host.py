@@ -199,8 +199,8 @@ def test_here_and_over_there_the_same_disk_is_the_same(sshd: SshServer, tmp_path
     assert (here.total_bytes, here.total_inodes) == (there.total_bytes, there.total_inodes)
     assert here.free_bytes == pytest.approx(there.free_bytes, rel=0.05)
     assert here.free_inodes == pytest.approx(there.free_inodes, rel=0.05)
-    found = os.statvfs(path)
-    assert here.total_bytes == found.f_blocks * found.f_frsize
+    words = subprocess.run(["df", "--output=pcent", path], capture_output=True, text=True, check=True).stdout.split()
+    assert here.used_pct == pytest.approx(float(words[-1].rstrip("%")), abs=1.1)  # df rounds up
 
 
 def test_a_path_that_is_not_there_is_told(host: Host, tmp_path: Path) -> None:
@@ -308,6 +308,15 @@ def _sshd_with(sshd: SshServer, tmp_path: Path, line: str) -> Iterator[SshServer
 def test_a_banner_of_the_other_side_is_not_taken_for_an_answer(sshd: SshServer, tmp_path: Path) -> None:
     (tmp_path / "banner").write_text("Authorised users only.\n")
     with _sshd_with(sshd, tmp_path, f"Banner {tmp_path / 'banner'}") as server:
+        done = SshHost(_target(server)).run(["sh", "-c", "echo out; echo complaint >&2"])
+        assert (done.returncode, done.stdout, done.stderr) == (0, b"out\n", b"complaint\n")
+
+
+def test_what_a_login_complains_of_is_not_taken_for_an_answer(sshd: SshServer, tmp_path: Path) -> None:
+    login = tmp_path / "login"
+    login.write_text('#!/bin/sh\necho "42" >&2\necho "cannot rehash" >&2\neval "exec $SSH_ORIGINAL_COMMAND"\n')
+    login.chmod(0o755)
+    with _sshd_with(sshd, tmp_path, f"ForceCommand {login}") as server:
         done = SshHost(_target(server)).run(["sh", "-c", "echo out; echo complaint >&2"])
         assert (done.returncode, done.stdout, done.stderr) == (0, b"out\n", b"complaint\n")
 

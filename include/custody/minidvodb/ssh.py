@@ -107,7 +107,7 @@ class SharedSshHost(SshHost):
         group = self._channel.group if self._channel else None
         self.drop()
         if group:
-            self._end_remote(b"%d\n" % group)
+            self._end_remote(group)
 
     def close(self) -> None:
         """End the connection, unless it ``stays`` for others. What is asked for later makes one of its own."""

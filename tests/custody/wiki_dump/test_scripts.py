@@ -44,6 +44,7 @@ def configure(farm: FarmSite, goes_on: str, **keys: object) -> None:
     path.write_text(path.read_text().replace("dir=/usr/share/mediawiki", f"dir={home}"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("goes_on", "keys", "words"),
     [
