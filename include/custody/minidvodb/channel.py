@@ -153,7 +153,12 @@ class Channel:
         if self.lives and self._is_idle:
             assert self.process.stdin
             self.process.stdin.close()
-            with suppress(subprocess.TimeoutExpired):
+            self._unsent = b""
+            with suppress(
+                TimeoutError, subprocess.TimeoutExpired
+            ):  # its end is seen at once here; wait() would look for it now and then
+                while self._move(time.monotonic() + _END_PATIENCE_S) != b"":
+                    pass
                 self.process.wait(_END_PATIENCE_S)
         if self.lives:
             end_group(self.process)
