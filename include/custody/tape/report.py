@@ -12,7 +12,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from custody.ledger import Ledger
-from custody.ledger import tables as shared
+from custody.ledger.events import EventLine, read_events
 from custody.tape import tables
 from custody.tape.catalog import (
     ROOM,
@@ -87,18 +87,6 @@ class AttemptLine:
     underruns: int | None
     fault_text: str | None
     health: Mapping[str, Any] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class EventLine:
-    """One line of the audit."""
-
-    happened_at: datetime
-    who: str
-    what: str
-    subject: str
-    result: str
-    detail: Mapping[str, Any]
 
 
 def sums(connection: Connection, *where: sa.ColumnElement[bool]) -> dict[int, dict[BackupState, Sum]]:
@@ -227,15 +215,8 @@ def attempts(ledger: Ledger, name: str | None = None, *, limit: int = 100) -> li
 
 def audit(ledger: Ledger, subject: str, *, limit: int = 100) -> list[EventLine]:
     """Who did what with a tape or a target, the youngest first."""
-    event = shared.event
     with ledger.read() as connection:
-        rows = connection.execute(
-            sa.select(event)
-            .where(event.c.room == ROOM, event.c.subject == subject)
-            .order_by(event.c.id.desc())
-            .limit(limit)
-        )
-        return [EventLine(**{key: row._mapping[key] for key in EventLine.__dataclass_fields__}) for row in rows]
+        return list(read_events(connection, ROOM, [subject], limit=limit))
 
 
 def unscanned(ledger: Ledger) -> list[str]:
