@@ -9,10 +9,11 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import datetime
 
 import sqlalchemy as sa
 
+from custody import together
 from custody.drain import tables
 from custody.drain.config import GIB, DrainConfig
 from custody.drain.keys import hold_back
@@ -21,11 +22,9 @@ from custody.drain.step import Step, put_on_record
 from custody.drain.targets import Target
 from custody.faults import Fault, FaultKind
 from custody.ledger import Ledger
-from custody.ledger.store import now
 from custody.units import format_size
 
 MAX_SERIES = 100  # what is small is still many requests; a step that runs for hours is no step
-_UNNAMED_WAIT = timedelta(seconds=60)  # for who asks to wait and does not say until when
 _log = logging.getLogger(__name__)
 
 
@@ -71,52 +70,16 @@ def name_batch(ledger: Ledger, series_ids: Sequence[int]) -> str:
 
 
 @dataclass
-class Tried:
-    """What became of the series of a batch in one step.
+class Tried(together.Tried[Series]):
+    """What became of the series of a batch in one step; ``dropped`` are those that are over without it."""
 
-    ``passed`` are those that an earlier step left behind with a fault on record; ``faults`` those of this step.
-    """
-
-    count: int
-    through: list[Series] = field(default_factory=list)
+    one = several = "series"
     dropped: list[Series] = field(default_factory=list)
-    passed: list[Series] = field(default_factory=list)
-    faults: list[Fault] = field(default_factory=list)
 
-    def fault(self, *, may_retry: bool, is_last: bool) -> Fault | None:
-        """The fault that the step ends with; None where the next one may begin.
-
-        A wait or another attempt comes first, and only after that the worst. While some series got through, what the
-        others have on record keeps none back; the last step ends with whatever is left.
-        """
-        if waits := [fault for fault in self.faults if fault.kind is FaultKind.THROTTLED]:
-            return max(waits, key=lambda fault: fault.until or now() + _UNNAMED_WAIT)
-        again = [fault for fault in self.faults if _is_mended_by_time(fault)]
-        if again and may_retry:
-            return self._among_others(again[0])
-        is_stopped = any(fault.kind is FaultKind.CANCELLED for fault in self.faults)
-        if self.through and not is_last and not is_stopped:
-            return None
-        if self.faults:
-            return self._among_others(max(self.faults, key=_severity))
-        return self._left_behind() if self.passed else None
-
-    def _among_others(self, fault: Fault) -> Fault:
-        """The same fault, saying that it is not alone."""
-        if self.count == 1:
-            return fault
-        left = len(self.faults) + len(self.passed)
-        reason = f"{fault.reason} ({left} of the {self.count} series of this batch are left)"
-        return Fault(fault.kind, fault.subject, reason, next_command=fault.next_command, until=fault.until)
-
-    def _left_behind(self) -> Fault:
-        """For a batch of which this step had nothing to complain, and some did not get so far."""
-        one = self.passed[0]
-        reason = (
-            f"is {one.state}: {one.fault_text} ({len(self.passed)} of the {self.count} series of this batch are left)"
-        )
-        next_command = f"custody drain status {one.config_name} --stuck"
-        return Fault(FaultKind.NEEDS_HUMAN, one.item, reason, next_command=next_command)
+    def _left_behind(self, thing: Series) -> Fault:
+        reason = f"is {thing.state}: {thing.fault_text}"
+        next_command = f"custody drain status {thing.config_name} --stuck"
+        return Fault(FaultKind.NEEDS_HUMAN, thing.item, reason, next_command=next_command)
 
 
 def try_each(
@@ -134,18 +97,7 @@ def try_each(
     """
     tried = Tried(len(series_ids))
     reach = _Reach(targets_of)
-    for number in series_ids:
-        try:
-            _try(step, ledger, number, tried, who, reach, since)
-        except Fault as fault:
-            if tried.count > 1:
-                _log.warning("%s", fault)  # the fault that the step ends with is told by who catches it
-            tried.faults.append(fault)
-        except Exception as error:
-            if tried.count == 1:
-                raise
-            _log.exception("series %d", number)
-            tried.faults.append(Fault(FaultKind.TRANSIENT, f"series {number}", f"{type(error).__name__}: {error}"))
+    tried.each(series_ids, lambda number: _try(step, ledger, number, tried, who, reach, since))
     return tried
 
 
@@ -184,13 +136,3 @@ def _try(
     _log.info("%s: %s", done.item, done.state)
     is_over = done.state in {SeriesState.DROPPED, SeriesState.CLOSED}
     (tried.dropped if is_over else tried.through).append(done)
-
-
-def _is_mended_by_time(fault: Fault) -> bool:
-    return fault.kind.is_worth_a_retry or fault.kind is FaultKind.CONFLICT
-
-
-def _severity(fault: Fault) -> int:
-    if fault.kind is FaultKind.CANCELLED:
-        return 0
-    return 1 if _is_mended_by_time(fault) else 2

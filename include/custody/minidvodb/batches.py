@@ -9,13 +9,13 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
 from typing import NamedTuple
 
 import sqlalchemy as sa
 
+from custody import together
 from custody.faults import Fault, FaultKind
 from custody.ledger import Ledger
 from custody.ledger.store import now
@@ -97,48 +97,14 @@ def name_batch(ledger: Ledger, copy_ids: Sequence[int]) -> str:
     return f"{first.name[:90]} … {last.name[:90]} on {last.destination.name} ({len(copy_ids)} copies)"
 
 
-@dataclass
-class Tried:
-    """What became of the copies of a batch in one step.
+class Tried(together.Tried[Copy]):
+    """What became of the copies of a batch in one step."""
 
-    ``passed`` are those that an earlier step left behind with a fault on record; ``faults`` those of this step.
-    """
+    one, several = "copy", "copies"
 
-    count: int
-    through: list[Copy] = field(default_factory=list)
-    passed: list[Copy] = field(default_factory=list)
-    faults: list[Fault] = field(default_factory=list)
-
-    def fault(self, *, may_retry: bool, is_last: bool) -> Fault | None:
-        """The fault that the step ends with; None where the next one may begin.
-
-        A wait comes first, then another attempt, where Airflow makes one. While some copies got through, what the
-        others have on record keeps none back; the last step ends with whatever is left.
-        """
-        if waits := [fault for fault in self.faults if fault.kind is FaultKind.THROTTLED]:
-            return max(waits, key=lambda fault: fault.until or now())
-        again = [fault for fault in self.faults if _is_mended_by_time(fault)]
-        if again and may_retry:
-            return self._among_others(again[0])
-        if self.through and not is_last:
-            return None
-        if self.faults:
-            return self._among_others(max(self.faults, key=_severity))
-        return self._left_behind() if self.passed else None
-
-    def _among_others(self, fault: Fault) -> Fault:
-        if self.count == 1:
-            return fault
-        left = len(self.faults) + len(self.passed)
-        reason = f"{fault.reason} ({left} of the {self.count} copies of this batch are left)"
-        return Fault(fault.kind, fault.subject, reason, next_command=fault.next_command, until=fault.until)
-
-    def _left_behind(self) -> Fault:
-        one = self.passed[0]
-        reason = (
-            f"is left behind: {one.row['fault_text']} ({len(self.passed)} of the {self.count} copies of this batch are)"
-        )
-        return Fault(FaultKind.NEEDS_HUMAN, one.subject, reason, next_command="custody minidvodb list --faulted")
+    def _left_behind(self, thing: Copy) -> Fault:
+        reason = f"is left behind: {thing.row['fault_text']}"
+        return Fault(FaultKind.NEEDS_HUMAN, thing.subject, reason, next_command="custody minidvodb list --faulted")
 
 
 def try_each(step: Step, needs: CopyStep, ledger: Ledger, copy_ids: Sequence[int], *, who: str, reach: Reach) -> Tried:
@@ -148,18 +114,7 @@ def try_each(step: Step, needs: CopyStep, ledger: Ledger, copy_ids: Sequence[int
     """
     tried = Tried(len(copy_ids))
     with one_connection(reach) as shared:
-        for number in copy_ids:
-            try:
-                _try(step, needs, ledger, number, tried, who, shared)
-            except Fault as fault:
-                if tried.count > 1:
-                    _log.warning("%s", fault)  # the fault that the step ends with is told by who catches it
-                tried.faults.append(_as_wait(fault, number))
-            except Exception as error:
-                if tried.count == 1:
-                    raise
-                _log.exception("copy %d", number)
-                tried.faults.append(Fault(FaultKind.TRANSIENT, f"copy {number}", f"{type(error).__name__}: {error}"))
+        tried.each(copy_ids, lambda number: _try(step, needs, ledger, number, tried, who, shared))
     return tried
 
 
@@ -171,7 +126,10 @@ def _try(step: Step, needs: CopyStep, ledger: Ledger, number: int, tried: Tried,
         _log.warning("copy %d, %s: passed over: %s", copy.id, copy.subject, copy.row["fault_text"])
         tried.passed.append(copy)
         return
-    done = step(ledger, number, who=who, reach=reach)
+    try:
+        done = step(ledger, number, who=who, reach=reach)
+    except Fault as fault:
+        raise _as_wait(fault, number) from fault
     _log.info("copy %d, %s: %s, %s", done.id, done.subject, done.state, done.step)
     tried.through.append(done)
 
@@ -181,13 +139,3 @@ def _as_wait(fault: Fault, number: int) -> Fault:
     if fault.kind is FaultKind.CONFLICT and fault.subject == lease_of(number):
         return Fault(FaultKind.THROTTLED, f"copy {number}", fault.reason, until=now() + IN_OTHER_HANDS)
     return fault
-
-
-def _is_mended_by_time(fault: Fault) -> bool:
-    return fault.kind.is_worth_a_retry or fault.kind is FaultKind.CONFLICT
-
-
-def _severity(fault: Fault) -> int:
-    if fault.kind is FaultKind.CANCELLED:
-        return 0
-    return 1 if _is_mended_by_time(fault) else 2

@@ -21,7 +21,7 @@ from custody.bitarchive.states import BatchState, FileState
 from custody.faults import Fault, FaultKind
 from custody.units import format_size
 from custody_airflow.hooks.bitarchive import open_archive
-from custody_airflow.operators.common import CustodyOperator, run_of
+from custody_airflow.operators.common import CustodyOperator, failed_tasks, run_of
 from custody_airflow.params.bitarchive import PARAMS
 
 
@@ -56,9 +56,8 @@ def _require_batch(context: Context) -> None:
 
 def _require_beginning(context: Context) -> None:
     """Where a batch was refused before it began, the log of the task that refused it says why."""
-    instance: Any = context["ti"]
-    states = instance.get_task_states(dag_id=instance.dag_id, run_ids=[instance.run_id]).get(instance.run_id, {})
-    refused = [name for name in BEGINNING if str(states.get(name)) == "failed"]
+    failed = failed_tasks(context, and_behind=False)
+    refused = [name for name in BEGINNING if name in failed]
     if refused:
         raise AirflowFailException(f"nothing was done: {refused[0]} failed; see the log of {refused[0]}")
 

@@ -51,6 +51,14 @@ def outcome_of(fault: Fault) -> AirflowException:
             return AirflowFailException(str(fault))
 
 
+def failed_tasks(context: Context, *, and_behind: bool = True) -> list[str]:
+    """The tasks of this run that failed, and those that could not begin because of one that did."""
+    instance: Any = context["ti"]
+    states = instance.get_task_states(dag_id=instance.dag_id, run_ids=[instance.run_id]).get(instance.run_id, {})
+    wanted = {"failed", "upstream_failed"} if and_behind else {"failed"}
+    return sorted({task for task, state in states.items() if str(state) in wanted})
+
+
 @contextmanager
 def faults_as_outcomes() -> Iterator[None]:
     """For sensors, which have their own way of waiting."""

@@ -30,7 +30,7 @@ from custody.units import format_size
 from custody_airflow.hooks.drain import targets_of
 from custody_airflow.hooks.ledger import open_ledger
 from custody_airflow.notices import tell
-from custody_airflow.operators.common import CustodyOperator, run_of
+from custody_airflow.operators.common import CustodyOperator, failed_tasks, run_of
 from custody_airflow.operators.drain_crawler import watch
 
 PROVEN_SERIES = Asset("custody-drain-proven-series", uri="x-custody://drain/proven-series")
@@ -293,7 +293,7 @@ class ReportOperator(CustodyOperator):
             self.log.error("series %d, %s: %s", line.id, line.state, line.fault)
         if fault := last_good.find_fault(name):
             raise AirflowFailException(f"{fault}. Next: custody drain check {name}")
-        broken = _failed_tasks(context)
+        broken = failed_tasks(context)
         if stuck or broken:
             raise AirflowFailException(
                 f"{name}: {len(stuck)} series stuck, {len(broken)} tasks failed ({', '.join(broken[:5])}). "
@@ -359,11 +359,3 @@ def _single(context: Context) -> tuple[str, DrainConfig, Ledger]:
         raise AirflowSkipException("dry run: nothing to report")
     name, config = configured(context)
     return name, config, open_ledger()
-
-
-def _failed_tasks(context: Context) -> list[str]:
-    """Tasks of this run that failed, as Airflow knows them."""
-    task_instance = context["ti"]
-    states = task_instance.get_task_states(dag_id=task_instance.dag_id, run_ids=[task_instance.run_id])
-    found = states.get(task_instance.run_id, {})
-    return sorted(task for task, state in found.items() if state in {"failed", "upstream_failed"})

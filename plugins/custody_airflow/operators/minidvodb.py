@@ -24,7 +24,7 @@ from custody.minidvodb.verify import verify
 from custody_airflow.hooks.ledger import open_ledger
 from custody_airflow.hooks.minidvodb import old_tables, reach
 from custody_airflow.links import page_of
-from custody_airflow.operators.common import CustodyOperator, run_of
+from custody_airflow.operators.common import CustodyOperator, failed_tasks, run_of
 from custody_airflow.params.minidvodb import PARAMS
 
 PUBLISHED_COPY = Asset("custody-minidvodb-published-copy", uri="x-custody://minidvodb/published-copy")
@@ -239,7 +239,7 @@ class ReportCopiesOperator(MinidvodbOperator):
         alerts = report.alerts(ledger)
         for alert in alerts:
             self.log.warning("%s: %s. Next: %s", alert.subject, alert.text, alert.next_command)
-        failed = sorted(failed_tasks(context))
+        failed = failed_tasks(context, and_behind=False)
         if failed:
             of_copies = all(task.startswith("copy.") for task in failed)
             following = "custody minidvodb list --faulted" if of_copies else f"read the log of {failed[0]}"
@@ -275,10 +275,3 @@ class AuditCopiesOperator(MinidvodbOperator):
                 "Next: custody minidvodb list --faulted"
             )
         return {"audited": len(found)}
-
-
-def failed_tasks(context: Context) -> set[str]:
-    """Names of the tasks of this run that failed or could not begin."""
-    ti = context["ti"]
-    states = ti.get_task_states(dag_id=ti.dag_id, run_ids=[ti.run_id])
-    return {task for task, state in states.get(ti.run_id, {}).items() if state == "failed"}

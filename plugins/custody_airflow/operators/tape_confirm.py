@@ -12,8 +12,9 @@ from custody.faults import Fault, FaultKind
 from custody.tape import batches, confirm
 from custody.tape.catalog import Backup
 from custody.tape.session import Session
+from custody_airflow.operators.common import failed_tasks
 from custody_airflow.operators.tape_run import Verb, require_asked, tape_run
-from custody_airflow.operators.tape_work import Pace, TapeOperator, fail_with, failed_tasks, readable_work
+from custody_airflow.operators.tape_work import Pace, TapeOperator, fail_with, readable_work
 
 CONFIRMED_TARGETS = Asset("custody-tape-confirmed-targets", uri="x-custody://tape/confirmed-targets")
 

@@ -13,9 +13,10 @@ from custody.tape.catalog import Tape, list_backups
 from custody.tape.states import BackupState, TapeState
 from custody.tape.unfinished import Unfinished, list_unfinished
 from custody.units import format_size
+from custody_airflow.operators.common import failed_tasks
 from custody_airflow.operators.tape_back import next_restore
 from custody_airflow.operators.tape_run import TapeRun, Verb, tape_run
-from custody_airflow.operators.tape_work import TapeOperator, failed_tasks
+from custody_airflow.operators.tape_work import TapeOperator
 from custody_airflow.params.tape import BACKUP
 
 _HANDED_ON = ("config", "tapes", "pool", "mount_timeout_s", "ask", "force")

@@ -13,9 +13,10 @@ from custody.tape import assign, batches, tables, targets
 from custody.tape.catalog import list_backups
 from custody.tape.states import BackupState, TapeState
 from custody.units import format_size
+from custody_airflow.operators.common import failed_tasks
 from custody_airflow.operators.tape_ask import AskingOperator
 from custody_airflow.operators.tape_run import Verb, require_asked, tape_run
-from custody_airflow.operators.tape_work import Pace, TapeOperator, fail_with, failed_tasks, named
+from custody_airflow.operators.tape_work import Pace, TapeOperator, fail_with, named
 
 MAX_SCANS = 64
 SHOWN = 20

@@ -153,11 +153,3 @@ def fail_with(task: TapeOperator, failed: Sequence[Fault], what: str) -> None:
     for fault in failed:
         task.log.error("%s", fault)
     raise AirflowFailException(f"{len(failed)} {what}. The first: {failed[0]}")
-
-
-def failed_tasks(context: Context) -> list[str]:
-    """Tasks of this run that failed, as Airflow knows them."""
-    task_instance = context["ti"]
-    states = task_instance.get_task_states(dag_id=task_instance.dag_id, run_ids=[task_instance.run_id])
-    found = states.get(task_instance.run_id, {})
-    return sorted({task for task, state in found.items() if state in {"failed", "upstream_failed"}})

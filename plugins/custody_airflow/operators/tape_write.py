@@ -15,9 +15,10 @@ from custody.tape.outcome import Archived, Outcome
 from custody.tape.session import Session
 from custody.tape.states import TapeState
 from custody.units import format_size
+from custody_airflow.operators.common import failed_tasks
 from custody_airflow.operators.tape_ask import AskingOperator
 from custody_airflow.operators.tape_run import TapeRun, Verb, require_asked, tape_run
-from custody_airflow.operators.tape_work import Pace, TapeOperator, fail_with, failed_tasks, named, writable_work
+from custody_airflow.operators.tape_work import Pace, TapeOperator, fail_with, named, writable_work
 
 
 class PlanArchiveOperator(TapeOperator):

@@ -19,7 +19,7 @@ from custody.wiki_dump.status import RunState, lost_texts
 from custody.wiki_dump.work import Work, working
 from custody_airflow.hooks.ledger import open_ledger
 from custody_airflow.hooks.wiki_dump import access_of
-from custody_airflow.operators.common import CustodyOperator, run_of
+from custody_airflow.operators.common import CustodyOperator, failed_tasks, run_of
 from custody_airflow.params.wiki_dump import PARAMS
 
 FINISHED_DUMP = Asset("custody-wiki-finished-dump", uri="x-custody://wiki_dump/finished-dump")
@@ -180,13 +180,6 @@ class PublishDumpOperator(DumpOperator):
             extra = {"wiki": work.run.wiki.name, "date": work.run.date, "state": str(state)}
             context["outlet_events"][PERHAPS_FINISHED].add(FINISHED_DUMP, extra=extra)
         return {"run": work.run.id, "state": str(state)}
-
-
-def failed_tasks(context: Context) -> list[str]:
-    """The tasks of this DAG run that failed, or could not begin because of one that did."""
-    instance = context["ti"]
-    states = instance.get_task_states(dag_id=instance.dag_id, run_ids=[instance.run_id]).get(instance.run_id, {})
-    return sorted({task for task, state in states.items() if state in {"failed", "upstream_failed"}})
 
 
 class ReportDumpOperator(CustodyOperator):
