@@ -201,12 +201,15 @@ class Channel:
 
     def _move(self, deadline: float | None) -> bytes | None:
         """Send or read a little; b"": the other side ended. Faults: TimeoutError."""
-        left_s = None if deadline is None else max(0.0, deadline - time.monotonic())
-        wanted = [self._stdin] if self._unsent else []
-        readable, writable, _ = select.select([self._stdout], wanted, [], left_s)
-        if not readable and not writable:
+        left_ms = None if deadline is None else max(0.0, deadline - time.monotonic()) * 1000
+        waiting = select.poll()  # select() knows no descriptor above 1023
+        waiting.register(self._stdout, select.POLLIN)
+        if self._unsent:
+            waiting.register(self._stdin, select.POLLOUT)
+        ready = [descriptor for descriptor, _ in waiting.poll(left_ms)]
+        if not ready:
             raise TimeoutError
-        if readable:
+        if self._stdout in ready:
             return os.read(self._stdout, 1 << 18)
         self._send(blocking=False)
         return None

@@ -211,8 +211,10 @@ def test_a_question_at_a_terminal_defaults_to_no(site: TapeSite, answer: bytes, 
     process = _start(site, "assign", stdin=theirs, stdout=theirs, stderr=theirs)
     os.close(theirs)
     said = b""
+    waiting = select.poll()  # select() knows no descriptor above 1023
+    waiting.register(ours, select.POLLIN)
     while b"[y/N]" not in said:
-        assert select.select([ours], [], [], 20)[0], said
+        assert waiting.poll(20_000), said
         said += os.read(ours, 1000)
     os.write(ours, answer)
     assert process.wait(20) == status
