@@ -24,6 +24,8 @@ LOGINS = {
     "one that talks": "echo Welcome to ipp022; echo quota exceeded >&2; printf 'last login: never'; {sh}",
     # csh cannot have a line end between quotes; fish has another rule for what stands behind a backslash
     "one for lines only": "case $SSH_ORIGINAL_COMMAND in *'\n'*) echo Unmatched >&2; exit 1 ;; esac; {sh}",
+    "csh": 'exec csh -c "$SSH_ORIGINAL_COMMAND"',
+    "fish": 'exec fish -c "$SSH_ORIGINAL_COMMAND"',
 }
 SH = 'exec sh -c "$SSH_ORIGINAL_COMMAND"'
 
@@ -48,6 +50,8 @@ def through(rig: Rig, tmp_path: Path, login: str) -> SshTarget:
 
 @pytest.mark.parametrize("login", LOGINS)
 def test_whatever_the_login_is_like(rig: Rig, tmp_path: Path, login: str) -> None:
+    if login in {"csh", "fish"}:
+        need(login)
     target = through(rig, tmp_path, LOGINS[login])
     rig.reach = lambda known: SharedSshHost(target)  # type: ignore[method-assign, assignment]
     source = rig.make()
