@@ -19,7 +19,7 @@ from airflow.sdk.exceptions import (
 
 from custody.faults import Fault, FaultKind
 from custody.ledger import Ledger
-from custody.tape import session, tapes
+from custody.tape import session, tapes, turn
 from custody.tape.catalog import set_tape_state
 from custody.tape.drives import cartridges
 from custody.tape.states import TapeState
@@ -81,6 +81,16 @@ def test_one_verb_or_several_in_their_order() -> None:
 def test_a_misspelt_key_is_refused(site: TapeSite) -> None:
     with pytest.raises(Fault, match=r"--conf key 'taps': is not known; known are: .*tapes"):
         tape_run(context(taps=["T1"]))
+
+
+def test_a_task_that_ends_after_its_run_does_not_take_the_drive_again(site: TapeSite) -> None:
+    site.make_tape("T1")
+    run, next_run = tape_run(context(tapes=["T1"])), "tape_backup/next"
+    with run.mounted(run.tape(), write=True):
+        run.give_turn_back()  # the report of a run whose task was marked as failed comes before the end of its process
+    turn.take_turn(site.ledger, site.config, next_run)
+    with pytest.raises(Fault, match=f"it is the turn of {next_run}"):
+        run.take_turn()
 
 
 def test_a_tape_that_nobody_knows_fails_the_first_task(site: TapeSite) -> None:

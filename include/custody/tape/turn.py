@@ -46,9 +46,9 @@ def take_turn(ledger: Ledger, config: TapeConfig, run: str, *, patience: timedel
 
 
 def keep_turn(ledger: Ledger, config: TapeConfig, run: str) -> None:
-    """Keep a drive's turn where the run has it; harmless where it has not."""
+    """Keep a drive's turn that is the run's, be its time over: nobody took it. What it gave back it has no more."""
     at = now()
-    ours = (table.c.name == turn_of(config), table.c.holder == run, table.c.expires_at > at)
+    ours = (table.c.name == turn_of(config), table.c.holder == run, table.c.expires_at > _LONG_AGO)
     with ledger.begin() as connection:
         connection.execute(sa.update(table).where(*ours).values(expires_at=at + PATIENCE))
 

@@ -161,8 +161,8 @@ class TapeRun:
             try:
                 yield session
             finally:
-                with suppress(Fault):  # it was lost, or nobody knows: what the block ended with says more
-                    self.take_turn()
+                with suppress(Fault):  # what the block ended with says more
+                    self.keep_turn()  # not take: a task that is ended late must not have it after its run gave it back
 
     def paths(self) -> list[bytes]:
         """What is to be imported, each once, in the order given. Faults: CONFIG, those of the source."""

@@ -34,6 +34,17 @@ def test_a_run_that_died_keeps_nobody_waiting(site: TapeSite) -> None:
     take_turn(site.ledger, site.config, "run 2")
 
 
+def test_a_turn_whose_time_is_over_is_kept_while_nobody_took_it(site: TapeSite) -> None:
+    take_turn(site.ledger, site.config, "run 1", patience=timedelta(0))
+    turn.keep_turn(site.ledger, site.config, "run 1")
+    with pytest.raises(Fault, match="it is the turn of run 1"):
+        take_turn(site.ledger, site.config, "run 2")
+    give_turn_back(site.ledger, site.config, "run 1")
+    take_turn(site.ledger, site.config, "run 2", patience=timedelta(0))
+    turn.keep_turn(site.ledger, site.config, "run 1")
+    take_turn(site.ledger, site.config, "run 3")
+
+
 def test_a_clock_that_is_set_back_keeps_nobody_waiting(site: TapeSite, monkeypatch: pytest.MonkeyPatch) -> None:
     real = turn.now
     with monkeypatch.context() as ahead:
